@@ -1,0 +1,89 @@
+"""Protocol: every wait, with its name, its unit (seconds) and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+from doorstep.protocol.errors import InvalidInput
+
+__all__ = ["DEFAULT_TIMING", "Timing"]
+
+_PREFIX = "DOORSTEP_TIMING_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """All waits in seconds; each can be set by ``DOORSTEP_TIMING_<NAME>``."""
+
+    join: float = 10.0
+    """A channel join. A refusal takes a real server 5 s, so this is longer than ``ready``."""
+    ready: float = 5.0
+    """From ``connection-request`` sent to ``connection-ready``."""
+    answer: float = 10.0
+    """From ``offer`` sent to ``answer``."""
+    ice: float = 15.0
+    """From the answer applied to every required lane open and the session greeted."""
+    total: float = 30.0
+    """The deadline over all attempts of one ``connect()``."""
+    retry_pause: float = 3.0
+    """Between two attempts: fixed, no back-off."""
+    signaling_join: float = 5.0
+    """The agent's join of its signaling channel; on failure it refuses the knock."""
+    signaling_linger: float = 120.0
+    """The signaling channel is left this long after the last session that needed it connected."""
+    gather: float = 1.0
+    """ICE gathering before the description goes out; late candidates follow. A silent STUN server costs 5 s."""
+    presence_debounce: float = 1.5
+    """A lone presence leave counts only after this: an update is a leave and a join."""
+    last_seen: float = 30.0
+    """Between two touches of ``agents.last_seen``."""
+    reconnect_first: float = 1.0
+    """First pause of the Realtime supervisor; doubles, with full jitter."""
+    reconnect_cap: float = 60.0
+    """Longest pause of the Realtime supervisor."""
+    probe: float = 15.0
+    """Between two acknowledged probes of a joined Realtime socket."""
+    ping: float = 1.0
+    """A wire idle for this long carries a PING."""
+    silence: float = 3.0
+    """Nothing received for this long: the session reports the wire as stalled."""
+    give_up: float = 15.0
+    """Nothing received for this long: the wire is lost."""
+    call: float = 30.0
+    """Default deadline of a CALL."""
+    repeat: float = 30.0
+    """A repeated requestId within this time runs once."""
+    hangup: float = 1.5
+    """Children get this long between SIGHUP/SIGTERM and SIGKILL."""
+    shutdown: float = 2.0
+    """An orderly stop: offline row, untrack, children gone."""
+    sign_in_link: float = 600.0
+    """How long a one-time sign-in link can be used."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read overrides such as ``DOORSTEP_TIMING_READY=0.5``; raise :class:`InvalidInput` for a bad one."""
+        known = {_PREFIX + field.name.upper(): field.name for field in fields(cls)}
+        chosen: dict[str, float] = {}
+        for variable, text in environment.items():
+            if not variable.startswith(_PREFIX):
+                continue
+            if variable not in known:
+                raise InvalidInput(variable, "no wait has this name")
+            chosen[known[variable]] = _seconds(variable, text)
+        return cls(**chosen)
+
+
+def _seconds(variable: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e9:
+        raise InvalidInput(variable, "must be a number of seconds above 0")
+    return seconds
+
+
+DEFAULT_TIMING = Timing()

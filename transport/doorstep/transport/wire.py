@@ -1,0 +1,59 @@
+"""Transport, layer 0: what a wire is. One live connection to the peer, with one ordered road per lane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from doorstep.protocol.frames import Frame
+from doorstep.protocol.lanes import Lane
+
+__all__ = ["Receiver", "Wire"]
+
+Receiver = Callable[[Lane, Frame], None]
+"""Called in the event loop for every frame, in order per lane. Must not block and must not raise."""
+
+
+class Wire(Protocol):
+    """A live connection. Created open; once closed it stays closed."""
+
+    @property
+    def kind(self) -> str:
+        """``webrtc`` or ``local``."""
+        ...
+
+    @property
+    def max_frame(self) -> int:
+        """The largest frame in bytes that the wire carries."""
+        ...
+
+    def start(self, receiver: Receiver) -> None:
+        """Hand over what has arrived so far, then every further frame. Called once."""
+        ...
+
+    def send(self, lane: Lane, frame: Frame) -> None:
+        """Queue a frame; return at once. Raises :class:`~doorstep.protocol.errors.WireClosed`."""
+        ...
+
+    def buffered(self, lane: Lane) -> int:
+        """Bytes queued on the lane and not yet handed to the network."""
+        ...
+
+    async def drained(self, lane: Lane) -> None:
+        """Wait until the lane is below its low-water mark, and no lane above it is over its own.
+
+        Raises :class:`~doorstep.protocol.errors.WireClosed`.
+        """
+        ...
+
+    async def wait_closed(self) -> str:
+        """Wait until the wire is gone and return the reason, one short sentence."""
+        ...
+
+    async def close(self, reason: str = "closed") -> None:
+        """Close; release every task, timer and socket. Idempotent."""
+        ...
+
+    def stats(self) -> dict[str, object]:
+        """Candidate pair, round-trip time, bytes, buffered amounts: what this wire knows, JSON-ready."""
+        ...
