@@ -1,0 +1,264 @@
+"""Transport, below the wire: an ICE connection that gathers for a limited time and then trickles (RFC 8838).
+
+aioice's own gathering holds the description back until the slowest STUN or TURN server has answered, five
+seconds for a silent one, and asks one server of each kind. Here host candidates are there at once, every
+configured server is asked by a task of ours, and what answers late is handed to ``on_late``.
+
+The class is also the transport that aiortc's ``RTCDtlsTransport`` is constructed with: it has the three
+members used there (``role``, ``_recv``, ``_send``), so that no task and no event emitter stands between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import aioice
+from aioice.ice import (
+    StunProtocol,
+    relayed_candidate,
+    server_reflexive_candidate,
+)
+from aioice.mdns import is_mdns_hostname
+from aioice.stun import TransactionError
+
+from doorstep.protocol.limits import CANDIDATE_BYTES
+
+__all__ = ["IceConnection", "Server", "parse_candidate"]
+
+_log = logging.getLogger("doorstep.transport")
+
+_PACE = 0.005
+"""Seconds between two connectivity checks: the least that RFC 8445 section 14.2 allows."""
+_LATE = 10.0
+"""Seconds after which a STUN or TURN server that has not answered is given up."""
+_INBOX = 4096
+"""Datagrams waiting for the DTLS transport; more are dropped, as a full socket buffer would."""
+_DTLS = range(20, 64)
+"""First bytes of a DTLS record (RFC 7983); everything else is not ours."""
+_STUN_FAILURES = (TransactionError, OSError, TimeoutError, ValueError, LookupError)
+
+_Request = Callable[[], Coroutine[Any, Any, tuple[aioice.Candidate, StunProtocol | None]]]
+"""Asks one server over one socket; the second item is a relay's own road."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A STUN server, or a TURN server when it has a ``transport``."""
+
+    host: str
+    port: int
+    transport: str = ""
+    tls: bool = False
+    username: str | None = None
+    credential: str | None = None
+
+
+def parse_candidate(text: str) -> aioice.Candidate | None:
+    """Read ``candidate:…``; return None, with a debug line, for one that is of no use here.
+
+    Of no use are TCP, mDNS (peer-reflexive candidates stand in for them), addresses nobody answers from, and
+    what cannot be read.
+    """
+    line = text.removeprefix("a=").removeprefix("candidate:")
+    try:
+        candidate = aioice.Candidate.from_sdp(line) if len(text) <= CANDIDATE_BYTES else None
+    except ValueError:
+        candidate = None
+    if candidate is None:
+        _log.debug("skipped a candidate that cannot be read: %.80r", text)
+    elif not _usable(candidate):
+        _log.debug("skipped a candidate of no use: %.80r", text)
+    else:
+        return candidate
+    return None
+
+
+def _usable(candidate: aioice.Candidate) -> bool:
+    if candidate.transport.lower() != "udp" or is_mdns_hostname(candidate.host):
+        return False
+    try:
+        address = ipaddress.ip_address(candidate.host)
+    except ValueError:
+        return False
+    reachable = not (address.is_multicast or address.is_unspecified)
+    kind = candidate.type in ("host", "srflx", "relay")
+    return reachable and kind and candidate.component == 1 and 0 < candidate.port < 65536
+
+
+class IceConnection(aioice.Connection):
+    """One component of ICE with timed gathering, paced checks and a bounded inbox."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        super().__init__(ice_controlling=False)
+        self.on_late: Callable[[aioice.Candidate], None] = lambda _: None
+        self._servers = tuple(servers)
+        self._asking: set[asyncio.Task[None]] = set()
+        self._trickling = False
+        self._pacer: asyncio.TimerHandle | None = None
+        self._shutting = False
+
+    @property
+    def role(self) -> str:
+        return "controlling" if self.ice_controlling else "controlled"
+
+    @property
+    def gathered(self) -> bool:
+        """True when no server is being asked any more."""
+        return not self._asking
+
+    @property
+    def remote_ended(self) -> bool:
+        """True when the peer has said that it has no more candidates."""
+        return self._remote_candidates_end
+
+    @property
+    def lost(self) -> bool:
+        """True when the peer has not consented to traffic for 30 s (RFC 7675)."""
+        return self._closed and not self._shutting
+
+    # gathering
+
+    async def gather(self, limit: float) -> None:
+        """Gather host candidates, and those the servers offer within ``limit`` seconds."""
+        await self.gather_candidates()
+        if not self._local_candidates:
+            # A machine without network, talking to itself: aioice leaves the loopback out.
+            self._local_candidates += await self.get_component_candidates(1, ["127.0.0.1"])
+        self._asking = {asyncio.create_task(self._ask(request)) for request in self._requests()}
+        if self._asking:
+            await asyncio.wait(tuple(self._asking), timeout=limit)
+        self._trickling = True
+
+    def _requests(self) -> list[_Request]:
+        requests: list[_Request] = []
+        hosts = [p for p in self._protocols if ":" not in p.local_candidate.host]
+        for server in self._servers:
+            if server.transport:
+                requests.append(partial(self._relay, server))
+            else:
+                address = (server.host, server.port)
+                requests += [partial(server_reflexive_candidate, p, address) for p in hosts]
+        return requests
+
+    async def _relay(self, server: Server) -> tuple[aioice.Candidate, StunProtocol]:
+        return await relayed_candidate(
+            component=1,
+            hide_related_address=False,
+            protocol_factory=lambda: StunProtocol(self),
+            turn_server=(server.host, server.port),
+            turn_username=server.username,
+            turn_password=server.credential,
+            turn_ssl=server.tls,
+            turn_transport=server.transport,
+        )
+
+    async def _ask(self, request: _Request) -> None:
+        try:
+            async with asyncio.timeout(_LATE):
+                candidate, relay = await request()
+        except _STUN_FAILURES as error:
+            _log.debug("an ICE server gave no candidate: %s", str(error) or type(error).__name__)
+        else:
+            self._took(candidate, relay)
+        finally:
+            self._asking.discard(asyncio.current_task())
+            if self._early_checks_done and not self._check_list_done:
+                self._check_list_maybe_fail()
+
+    def _took(self, candidate: aioice.Candidate, relay: StunProtocol | None) -> None:
+        if relay is not None:
+            self._protocols.append(relay)
+            for remote in self._remote_candidates:
+                self._pair_remote_candidate(remote)
+            self.sort_check_list()
+            self._resume_checks()
+        self._local_candidates.append(candidate)
+        if self._trickling:
+            self.on_late(candidate)
+
+    # connecting
+
+    def _remote_candidates_expected(self) -> bool:
+        return super()._remote_candidates_expected() or bool(self._asking)
+
+    def _check_periodic(self) -> bool:
+        """Pace by a timer: aioice's ``connect()`` would sleep 20 ms after every check, the last included."""
+        if not self._check_list:
+            return super()._check_periodic()  # nothing to pace yet: connect() looks again
+        self._pace()
+        return False
+
+    def _pace(self) -> None:
+        self._pacer = None
+        if super()._check_periodic():
+            self._pacer = asyncio.get_running_loop().call_later(_PACE, self._pace)
+
+    def _resume_checks(self) -> None:
+        if self._early_checks_done and self._pacer is None:
+            self._pace()
+
+    # transport of RTCDtlsTransport
+
+    async def _recv(self) -> bytes:
+        return await self.recv()
+
+    async def _send(self, data: bytes) -> None:
+        pair = self._nominated.get(1)
+        if pair is None:
+            raise ConnectionError("Cannot send data, not connected")
+        pair.protocol.transport.sendto(data, pair.remote_addr)
+
+    def data_received(self, data: bytes, component: int) -> None:
+        if data and data[0] in _DTLS and self._queue.qsize() < _INBOX:
+            self._queue.put_nowait((data, component))
+
+    # closing
+
+    async def shut(self, limit: float) -> None:
+        """Close within ``limit`` seconds, freeing TURN allocations if their servers still answer."""
+        self._shutting = True
+        asking = tuple(self._asking)
+        for task in asking:
+            task.cancel()
+        if asking:
+            await asyncio.wait(asking)
+        for protocol in self._protocols:
+            protocol.transport.close()  # all at once: one TURN server after the other could take too long
+        try:
+            async with asyncio.timeout(limit):
+                await self.close()
+        except TimeoutError:
+            _log.debug("a TURN server did not confirm the end of its allocation")
+            self._abandon_relays()
+            await self.close()
+
+    async def close(self) -> None:
+        self._stop_pacing()
+        await super().close()
+        self._stop_pacing()
+
+    def _abandon_relays(self) -> None:
+        """End what waits for TURN servers; aioice closes the sockets in its ``finally``."""
+        for protocol in self._protocols:
+            closing: asyncio.Task[None] | None = getattr(
+                protocol.transport, "_TurnTransport__close_task", None
+            )
+            if closing is not None:
+                closing.cancel()
+
+    def _stop_pacing(self) -> None:
+        if self._pacer is not None:
+            self._pacer.cancel()
+            self._pacer = None
+
+    @property
+    def selected(self) -> tuple[aioice.Candidate, aioice.Candidate] | None:
+        """The local and the remote candidate in use."""
+        pair = self._nominated.get(1)
+        return None if pair is None else (pair.local_candidate, pair.remote_candidate)
