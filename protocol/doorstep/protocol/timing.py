@@ -34,7 +34,7 @@ class Timing:
     signaling_linger: float = 120.0
     """The signaling channel is left this long after the last session that needed it connected."""
     gather: float = 1.0
-    """ICE gathering before the description goes out; late candidates follow. A silent STUN server costs 5 s."""
+    """ICE gathering before the description goes out; late ones follow. A silent STUN server costs 5 s."""
     presence_debounce: float = 1.5
     """A lone presence leave counts only after this: an update is a leave and a join."""
     last_seen: float = 30.0
@@ -45,6 +45,12 @@ class Timing:
     """Longest pause of the Realtime supervisor."""
     probe: float = 15.0
     """Between two acknowledged probes of a joined Realtime socket."""
+    probe_answer: float = 10.0
+    """A probe's answer. A refused join freezes a real server's socket for 5 s, so this is longer."""
+    acknowledge: float = 5.0
+    """A broadcast's or a track's acknowledgement; a broadcast the policies forbid is never acknowledged."""
+    request: float = 10.0
+    """One HTTP request to the back end."""
     ping: float = 1.0
     """A wire idle for this long carries a PING."""
     silence: float = 3.0

@@ -18,7 +18,7 @@ class ChannelState(StrEnum):
 
     JOINED = "joined"
     LOST = "lost"  # the socket or channel dropped; the supervisor is already at work
-    LEFT = "left"  # left on purpose; final
+    LEFT = "left"  # left on purpose, or a rejoin was refused by the policies; final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
