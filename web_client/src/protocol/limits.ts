@@ -1,0 +1,40 @@
+// Protocol: every bound on what a peer can make us hold, as protocol/limits.py names it.
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+/** Attempts after the first one. */
+export const RETRIES = 3;
+/** Largest session frame either side may offer in HELLO. */
+export const MAX_FRAME = 256 * KIB;
+/** Smallest `maxFrame` either side may offer: below it DATA would be mostly headers. */
+export const SMALLEST_FRAME = 1 * KIB;
+/** Bytes in one DATA frame: small enough that a keystroke never waits behind a big message. */
+export const DATA_CHUNK = 16 * KIB;
+export const STREAMS_PER_SESSION = 256;
+/** Unacknowledged bytes of an interactive stream. */
+export const TERMINAL_WINDOW = 256 * KIB;
+/** Unacknowledged bytes of a bulk stream. */
+export const BULK_WINDOW = 4 * MIB;
+/** Largest JSON body in a frame. */
+export const JSON_BYTES = 64 * KIB;
+/** Unanswered calls of one session, each way. */
+export const CALLS_IN_FLIGHT = 256;
+/** A browser's offer with four lanes has 1–2 KiB. */
+export const SDP_BYTES = 64 * KIB;
+export const CANDIDATE_BYTES = 1 * KIB;
+/** Candidates kept before the remote description, and accepted in all. */
+export const CANDIDATES_PER_SESSION = 64;
+export const CANDIDATES_PER_MESSAGE = 32;
+/** In one `connection-ready`; each with at most this many URLs. */
+export const ICE_SERVERS = 16;
+/** A sentence, a URL or a secret in a signaling message. */
+export const TEXT_CHARACTERS = 1 * KIB;
+/** Names of capabilities, and entries of a proof, in one message. */
+export const CAPABILITIES = 32;
+/** A bulk sender waits above this many bytes in `bufferedAmount`. */
+export const LANE_HIGH_WATER = 256 * KIB;
+/** `bufferedAmountLowThreshold`: where a waiting sender goes on. */
+export const LANE_LOW_WATER = 64 * KIB;
+/** Agent names, service names, methods. */
+export const NAME_CHARACTERS = 64;

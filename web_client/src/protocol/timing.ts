@@ -1,0 +1,49 @@
+// Protocol: every wait, in seconds, as protocol/timing.py names it. Only those the page needs.
+
+export interface Timing {
+    /** A channel join. A refusal takes a real server 5 s, so this is longer than `ready`. */
+    readonly join: number;
+    /** From `connection-request` sent to `connection-ready`. */
+    readonly ready: number;
+    /** From `offer` sent to `answer`. */
+    readonly answer: number;
+    /** From the answer applied to every required lane open and the session greeted. */
+    readonly ice: number;
+    /** The deadline over all attempts of one connect. */
+    readonly total: number;
+    /** Between two attempts: fixed, no back-off. */
+    readonly retryPause: number;
+    /** ICE gathering before the description goes out; late candidates follow. */
+    readonly gather: number;
+    /** A lone presence leave counts only after this: an update is a leave and a join. */
+    readonly presenceDebounce: number;
+    /** First pause of the Realtime supervisor; doubles, with full jitter. */
+    readonly reconnectFirst: number;
+    /** Longest pause of the Realtime supervisor. */
+    readonly reconnectCap: number;
+    /** A wire idle for this long carries a PING. */
+    readonly ping: number;
+    /** Nothing received for this long: the wire is reported as stalled. */
+    readonly silence: number;
+    /** Nothing received for this long: the wire is lost. */
+    readonly giveUp: number;
+    /** Default deadline of a CALL. */
+    readonly call: number;
+}
+
+export const DEFAULT_TIMING: Timing = Object.freeze({
+    join: 10,
+    ready: 5,
+    answer: 10,
+    ice: 15,
+    total: 30,
+    retryPause: 3,
+    gather: 1,
+    presenceDebounce: 1.5,
+    reconnectFirst: 1,
+    reconnectCap: 60,
+    ping: 1,
+    silence: 3,
+    giveUp: 15,
+    call: 30,
+});

@@ -1,0 +1,33 @@
+// Transport, layer 0: what a wire is. One live connection to the peer, with one ordered road per lane.
+
+import type { Frame } from "../protocol/frames.ts";
+import type { Lane } from "../protocol/lanes.ts";
+
+export type Receiver = (lane: Lane, frame: Frame) => void;
+
+export interface WireStats {
+    readonly kind: string;
+    /** Such as "host → host", where the wire knows. */
+    readonly path?: string;
+    /** Round trip of the wire itself, in milliseconds. */
+    readonly roundTrip?: number;
+    readonly bytesSent: number;
+    readonly bytesReceived: number;
+}
+
+/** Created open; once closed it stays closed. */
+export interface Wire {
+    readonly kind: string;
+    /** The largest frame in bytes that the wire carries. */
+    readonly maxFrame: number;
+    /** Resolves with the reason, one short sentence, when the wire is gone. Never rejects. */
+    readonly closed: Promise<string>;
+    /** Hand over what has arrived so far, then every further frame. Called once. */
+    start(receiver: Receiver): void;
+    /** Queue a frame. Throws `WireClosed`. */
+    send(lane: Lane, frame: Frame): void;
+    /** Resolves when the lane is below its low-water mark and no more urgent lane is over its own. Rejects `WireClosed`. */
+    drained(lane: Lane): Promise<void>;
+    close(reason?: string): void;
+    stats(): Promise<WireStats>;
+}
