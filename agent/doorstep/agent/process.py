@@ -1,0 +1,169 @@
+"""Agent: a child process that leads its own session: its exit as a future, and the end of its whole session.
+
+A child is watched through a pidfd where the kernel has one (Linux >= 5.3), by a waiting thread elsewhere. It is not
+reaped before :meth:`Child.end`, so its pid, which is also its session's id, cannot be given to anyone else meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+
+__all__ = ["Child", "Exit", "session_members"]
+
+_log = logging.getLogger("doorstep.agent")
+_LOOK_AGAIN = 0.03
+"""Between two looks for members of a session whose leader is gone (nothing tells us of their exit)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: by ``code`` or by ``signal``, the other is None."""
+
+    code: int | None
+    signal: int | None
+
+    @classmethod
+    def of(cls, status: int) -> Exit:
+        """Read what :func:`os.waitpid` returned."""
+        code = os.waitstatus_to_exitcode(status)
+        return cls(code, None) if code >= 0 else cls(None, -code)
+
+    def trailer(self) -> dict[str, object]:
+        return {"exitCode": self.code, "signal": self.signal}
+
+
+class Child:
+    """Owns the process ``pid``, which leads a session of its own, until :meth:`end` has returned."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[None] = self._loop.create_future()
+        self._exit: Exit | None = None
+        self._reaped = False
+        self._pidfd = -1
+        self._watch()
+
+    async def wait(self) -> None:
+        """Wait until the process has ended (its output may still be in the kernel)."""
+        await asyncio.wait({self.exited})
+
+    def signal_group(self, number: int) -> None:
+        """Signal the process group; a group that is gone is no error."""
+        if not self._reaped:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    async def end(self, number: int, grace: float) -> Exit:
+        """Signal every process of the session, SIGKILL what is left after ``grace`` seconds, reap, say how it ended.
+
+        Idempotent; returns at once when the process was reaped before.
+        """
+        if not self._reaped:
+            await self.end_session(number, grace)
+        return self.reap()
+
+    def reap(self) -> Exit:
+        """Take the exit status of a process that has ended, leaving background jobs of its session alone."""
+        self._reaped = True
+        if self._exit is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._exit = (
+                Exit.of(status) if pid else Exit(None, signal.SIGKILL)
+            )  # 0: it sits in the kernel, unkillable
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        return self._exit
+
+    async def end_session(self, number: int, grace: float) -> None:
+        """Like :meth:`end`, but leave the process to be reaped."""
+        await self._signal_all(number, signal.SIGCONT)  # a stopped job cannot act on the first
+        if await self._gone_within(grace):
+            return
+        deadline = self._loop.time() + grace
+        while self._loop.time() < deadline:  # what forks quickly may need more than one shot
+            await self._signal_all(signal.SIGKILL)
+            if await self._gone_within(_LOOK_AGAIN):
+                return
+        _log.warning("processes of session %d do not end", self.pid)
+
+    async def _gone_within(self, seconds: float) -> bool:
+        deadline = self._loop.time() + seconds
+        await asyncio.wait({self.exited}, timeout=seconds)
+        while await self._members():
+            if self._loop.time() >= deadline:
+                return False
+            await asyncio.sleep(_LOOK_AGAIN)
+        return self.exited.done()
+
+    async def _signal_all(self, *numbers: int) -> None:
+        for pid in await self._members():
+            for number in numbers:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+
+    async def _members(self) -> list[int]:
+        return await asyncio.to_thread(session_members, self.pid)
+
+    def _watch(self) -> None:
+        if hasattr(os, "pidfd_open"):
+            self._pidfd = os.pidfd_open(self.pid)
+            self._loop.add_reader(self._pidfd, self._on_pidfd)
+        else:
+            threading.Thread(target=self._wait_in_thread, name=f"wait-{self.pid}", daemon=True).start()
+
+    def _on_pidfd(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        _finish(self.exited)
+
+    def _wait_in_thread(self) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        self._exit = Exit.of(status)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_finish, self.exited)
+
+
+def session_members(session: int) -> list[int]:
+    """List the living processes of a session, whatever their process group. Blocking: some milliseconds."""
+    return _members_from_proc(session) if sys.platform == "linux" else _members_from_ps(session)
+
+
+def _members_from_proc(session: int) -> list[int]:
+    found: list[int] = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()  # proc_pid_stat(5): state ppid pgrp session
+        except OSError:
+            continue  # ended between the listing and the look
+        if int(fields[3]) == session and fields[0] not in (b"Z", b"X"):
+            found.append(int(name))
+    return found
+
+
+def _members_from_ps(session: int) -> list[int]:
+    listing = subprocess.run(["ps", "-axo", "pid=,stat="], capture_output=True, text=True, check=False)
+    found: list[int] = []
+    for line in listing.stdout.splitlines():
+        pid, _, state = line.strip().partition(" ")
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if not state.strip().startswith("Z") and os.getsid(int(pid)) == session:
+                found.append(int(pid))
+    return found
+
+
+def _finish(exited: asyncio.Future[None]) -> None:
+    if not exited.done():
+        exited.set_result(None)

@@ -1,0 +1,61 @@
+"""Agent: what it is started with: flags over environment over defaults, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from doorstep.agent.identity import agent_name
+from doorstep.protocol.errors import InvalidInput
+from doorstep.protocol.signaling import IceServer
+from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.transport.credentials import state_dir as default_state_dir
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of ``doorstep agent``."""
+
+    state_dir: Path
+    """Holds credentials.json, agent.json and the lock."""
+    name: str | None = None
+    """Renames this agent; None = as before, at first the host's name."""
+    file_root: Path | None = None
+    """Directory the ``files`` service shares; None = the user's home."""
+    ice_servers: tuple[IceServer, ...] = ()
+    """STUN and TURN servers. None are contacted unless they are named here."""
+    timing: Timing = DEFAULT_TIMING
+    exit_with_parent: bool = False
+    """Stop when stdin ends: whoever started the agent holds the other end of that pipe."""
+    json_events: bool = False
+    """Write events as lines of JSON to stdout."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], **flags: object) -> Self:
+        """Read DOORSTEP_NAME, DOORSTEP_FILE_ROOT, DOORSTEP_ICE_SERVERS (JSON list) and DOORSTEP_TIMING_*.
+
+        ``flags`` that are not None win. Raises :class:`InvalidInput`.
+        """
+        chosen: dict[str, object] = {"timing": Timing.from_environment(environment)}
+        if name := environment.get("DOORSTEP_NAME"):
+            chosen["name"] = agent_name(name)
+        if root := environment.get("DOORSTEP_FILE_ROOT"):
+            chosen["file_root"] = Path(root)
+        if servers := environment.get("DOORSTEP_ICE_SERVERS"):
+            chosen["ice_servers"] = _ice_servers(servers)
+        chosen |= {name: value for name, value in flags.items() if value is not None}
+        chosen.setdefault("state_dir", default_state_dir())
+        return cls(**chosen)  # type: ignore[arg-type]
+
+
+def _ice_servers(text: str) -> tuple[IceServer, ...]:
+    try:
+        return msgspec.json.decode(text, type=tuple[IceServer, ...])
+    except msgspec.MsgspecError as error:
+        raise InvalidInput("DOORSTEP_ICE_SERVERS", str(error)) from error
