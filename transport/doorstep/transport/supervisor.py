@@ -322,6 +322,11 @@ class SupervisedSignaling:
             raise refusal
         return channel
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
     def topics(self) -> tuple[str, ...]:
         return tuple(self._channels)
 
