@@ -1,0 +1,183 @@
+"""Hub: the agents table as functions on a database connection, under the row rules of ``sql/``."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from doorstep.hub.rest_query import Query, Where, column
+from doorstep.hub.rest_values import RestError, to_sql
+from doorstep.hub.schema import AGENT_COLUMNS
+from doorstep.protocol.access import RowAction, Subject, may_rows
+
+__all__ = ["TABLE", "Access", "Conflict", "count", "delete", "insert", "select", "update"]
+
+TABLE = "agents"
+_KEYS = {("id",): "agents_pkey", ("owner_id", "name"): "agents_owner_id_name_key"}
+_POLICY = 'new row violates row-level security policy for table "agents"'
+
+Row = sqlite3.Row
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """What an insert does about a row that is already there."""
+
+    columns: tuple[str, ...]
+    merge: bool
+
+
+class Access:
+    """What one request may do with the table: nothing, its own rows, or (service role) everything."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._actions, self._owner = may_rows(subject, TABLE)
+
+    def require(self, action: RowAction) -> None:
+        """Refuse a role that has no grant at all; rows of others are not seen, which is no error."""
+        if action not in self._actions:
+            status = 401 if self._subject.sub is None else 403
+            raise RestError(status, "42501", f"permission denied for table {TABLE}")
+
+    @property
+    def where(self) -> Where:
+        return Where("1") if self._owner is None else Where(f"{self._owner} = ?", (self._subject.sub,))
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """The ``WITH CHECK`` of the policies, for a row as it would be stored."""
+        if self._owner is not None and row[self._owner] != self._subject.sub:
+            raise RestError(403, "42501", _POLICY)
+
+    def defaults(self) -> dict[str, Any]:
+        now = datetime.now(UTC).isoformat()
+        return {
+            "id": str(uuid.uuid4()),
+            "owner_id": self._subject.sub,
+            "status": "online",
+            "last_seen": now,
+            "metadata": "{}",
+            "created_at": now,
+        }
+
+
+def select(db: sqlite3.Connection, access: Access, query: Query) -> list[Row]:
+    where = Where.all_of((access.where, query.where))
+    sql = f"SELECT * FROM agents WHERE {where.sql} ORDER BY {query.order} LIMIT ? OFFSET ?"  # noqa: S608 – names are checked, values are bound
+    return db.execute(sql, (*where.values, query.limit, query.offset)).fetchall()
+
+
+def count(db: sqlite3.Connection, access: Access, query: Query) -> int:
+    where = Where.all_of((access.where, query.where))
+    number: int = db.execute(f"SELECT count(*) FROM agents WHERE {where.sql}", where.values).fetchone()[0]  # noqa: S608
+    return number
+
+
+def insert(
+    db: sqlite3.Connection, access: Access, objects: Iterable[Mapping[str, Any]], conflict: Conflict | None
+) -> list[Row]:
+    """Add rows; on a conflict merge into or leave the row that is there. Ignored rows are not returned."""
+    ids = [_insert(db, access, _stored(given), conflict) for given in objects]
+    return _by_id(db, [each for each in ids if each is not None])
+
+
+def update(db: sqlite3.Connection, access: Access, query: Query, changes: Mapping[str, Any]) -> list[Row]:
+    stored = _stored(changes)
+    where = Where.all_of((access.where, query.where))
+    rows = db.execute(f"SELECT id, owner_id FROM agents WHERE {where.sql}", where.values).fetchall()  # noqa: S608
+    for row in rows:
+        access.check({"owner_id": row["owner_id"]} | stored)
+        _update(db, row["id"], stored)
+    return _by_id(db, [stored.get("id", row["id"]) for row in rows])
+
+
+def delete(db: sqlite3.Connection, access: Access, query: Query) -> list[Row]:
+    where = Where.all_of((access.where, query.where))
+    return db.execute(f"DELETE FROM agents WHERE {where.sql} RETURNING *", where.values).fetchall()  # noqa: S608
+
+
+def _insert(
+    db: sqlite3.Connection, access: Access, given: dict[str, Any], conflict: Conflict | None
+) -> str | None:
+    row = access.defaults() | given
+    access.check(row)
+    present = None if conflict is None else _present(db, row, conflict.columns or ("id",))
+    if present is None or conflict is None:
+        names = ", ".join(row)
+        marks = ", ".join("?" * len(row))
+        _execute(db, f"INSERT INTO agents ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
+        identity: str = row["id"]
+        return identity
+    if not conflict.merge:
+        return None
+    if dict(present)["owner_id"] != row["owner_id"]:
+        # The row there is somebody else's: PostgreSQL's USING clause refuses to update it.
+        access.check({"owner_id": present["owner_id"]})
+    _update(db, present["id"], given)
+    return given.get("id", present["id"])
+
+
+def _present(db: sqlite3.Connection, row: Mapping[str, Any], keys: Sequence[str]) -> Row | None:
+    if tuple(keys) not in _KEYS:
+        message = "there is no unique or exclusion constraint matching the ON CONFLICT specification"
+        raise RestError(400, "42P10", message)
+    condition = " AND ".join(f"{key} = ?" for key in keys)
+    found: Row | None = db.execute(
+        f"SELECT * FROM agents WHERE {condition}",  # noqa: S608
+        tuple(row[key] for key in keys),
+    ).fetchone()
+    return found
+
+
+def _update(db: sqlite3.Connection, identity: str, stored: Mapping[str, Any]) -> None:
+    if stored:
+        changes = ", ".join(f"{name} = ?" for name in stored)
+        _execute(db, f"UPDATE agents SET {changes} WHERE id = ?", (*stored.values(), identity))  # noqa: S608
+
+
+def _by_id(db: sqlite3.Connection, ids: Sequence[str]) -> list[Row]:
+    rows = (db.execute("SELECT * FROM agents WHERE id = ?", (each,)).fetchone() for each in ids)
+    return [row for row in rows if row is not None]
+
+
+def _stored(given: Mapping[str, Any]) -> dict[str, Any]:
+    stored: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in AGENT_COLUMNS:
+            message = f"Could not find the '{name}' column of 'agents' in the schema cache"
+            raise RestError(400, "PGRST204", message)
+        stored[column(name, TABLE, AGENT_COLUMNS)] = to_sql(name, AGENT_COLUMNS[name], value)
+    return stored
+
+
+def _execute(db: sqlite3.Connection, sql: str, values: tuple[Any, ...]) -> None:
+    """Run a change; SQLite's constraint errors become PostgreSQL's."""
+    try:
+        db.execute(sql, values)
+    except sqlite3.IntegrityError as error:
+        raise _violation(str(error)) from None
+
+
+def _violation(text: str) -> RestError:
+    kind, _, where = text.partition(" constraint failed: ")
+    name = where.replace("agents.", "")
+    match kind:
+        case "UNIQUE":
+            constraint = _KEYS.get(tuple(name.split(", ")), "agents_pkey")
+            message = f'duplicate key value violates unique constraint "{constraint}"'
+            return RestError(409, "23505", message, details=f"Key ({name}) already exists.")
+        case "NOT NULL":
+            message = f'null value in column "{name}" of relation "agents" violates not-null constraint'
+            return RestError(400, "23502", message)
+        case "CHECK":
+            message = f'new row for relation "agents" violates check constraint "{name}"'
+            return RestError(400, "23514", message)
+        case _:
+            message = (
+                'insert or update on table "agents" violates foreign key constraint "agents_owner_id_fkey"'
+            )
+            return RestError(409, "23503", message)

@@ -1,0 +1,40 @@
+"""Hub: the ASGI application: all routes, their errors, and the guard around them."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from doorstep.hub import auth, realtime, realtime_rest, rest, static
+from doorstep.hub.security import Guard, allowed_hosts
+from doorstep.hub.services import Services
+
+__all__ = ["build_app"]
+
+
+def build_app(services: Services) -> ASGIApp:
+    """The application that serves ``services``."""
+    app = Starlette(
+        routes=[*auth.ROUTES, *rest.ROUTES, *realtime.ROUTES, *realtime_rest.ROUTES, *static.ROUTES],
+        exception_handlers={
+            auth.AuthError: auth.auth_error,
+            rest.RestError: rest.rest_error,
+            HTTPException: _http_error,
+        },
+    )
+    app.state.services = services
+    config = services.config
+    return Guard(
+        app,
+        hosts=allowed_hosts(config.host, config.public_url, config.allowed_hosts),
+        body_bytes=config.body_bytes,
+        broadcast_bytes=config.realtime.frame_bytes,
+    )
+
+
+def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"message": error.detail}, status_code=error.status_code, headers=error.headers)

@@ -1,0 +1,105 @@
+"""Hub: topics, their members, and how a message reaches them. Public and private topics of one name are two topics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from doorstep.hub.presence import Diff, Presence
+from doorstep.hub.watch import Watch
+from doorstep.protocol.access import Grant
+from doorstep.protocol.phoenix import Outgoing, Push, UserBroadcast
+
+__all__ = ["PREFIX", "Bus", "Member", "Topic"]
+
+PREFIX = "realtime:"
+"""A topic's name on the wire is this and the name the application gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as the application names it."""
+
+    name: str
+    private: bool
+
+    @property
+    def wire(self) -> str:
+        return PREFIX + self.name
+
+
+class Member(Protocol):
+    """What the bus knows of a joined channel."""
+
+    grant: Grant
+
+    def deliver(self, message: Outgoing) -> None:
+        """Take one message; must neither block nor raise."""
+        ...
+
+
+@dataclass(slots=True)
+class _Room:
+    # A dict keeps the order in which members joined.
+    members: dict[Member, None] = field(default_factory=dict)
+    presence: Presence = field(default_factory=Presence)
+
+
+class Bus:
+    """All topics of one hub. A topic exists while it has a member."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._rooms: dict[Topic, _Room] = {}
+        self._watch = watch
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def join(self, topic: Topic, member: Member) -> None:
+        self._rooms.setdefault(topic, _Room()).members[member] = None
+
+    def leave(self, topic: Topic, member: Member) -> None:
+        """Take a member out; the others see its presence leave. Idempotent."""
+        room = self._rooms.get(topic)
+        if room is None or member not in room.members:
+            return
+        del room.members[member]
+        self._tell(topic, room, room.presence.untrack(member))
+        if not room.members:
+            del self._rooms[topic]
+
+    def broadcast(self, topic: Topic, source: Push | UserBroadcast, *, without: Member | None = None) -> None:
+        """Send a broadcast to all members who may hear it, except ``without``."""
+        room = self._rooms.get(topic)
+        if room is None:
+            return
+        self._watch.broadcast(topic.name, topic.private, source)
+        message = Outgoing(source)
+        for member in tuple(room.members):
+            if member is not without and Grant.BROADCAST_READ in member.grant:
+                member.deliver(message)
+
+    def track(self, topic: Topic, member: Member, key: str, payload: bytes) -> Diff | None:
+        """Change a member's presence; the caller sends its reply and then :meth:`tell`s the diff."""
+        return self._rooms[topic].presence.track(member, key, payload)
+
+    def untrack(self, topic: Topic, member: Member) -> Diff | None:
+        return self._rooms[topic].presence.untrack(member)
+
+    def tell(self, topic: Topic, diff: Diff | None) -> None:
+        """Send a presence diff to all members who may see it."""
+        room = self._rooms.get(topic)
+        if room is not None:
+            self._tell(topic, room, diff)
+
+    def presence(self, topic: Topic) -> Presence:
+        return self._rooms[topic].presence
+
+    def _tell(self, topic: Topic, room: _Room, diff: Diff | None) -> None:
+        if diff is None:
+            return
+        self._watch.presence(topic.name, topic.private, diff, room.presence)
+        message = Outgoing.push(topic.wire, "presence_diff", diff.payload())
+        for member in tuple(room.members):
+            if Grant.PRESENCE_READ in member.grant:
+                member.deliver(message)

@@ -1,0 +1,211 @@
+"""Hub: one joined channel of one socket: its rights, its token, its presence, and what its client may send."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from doorstep.hub.bus import Bus, Topic
+from doorstep.hub.config import RealtimeLimits
+from doorstep.hub.join import JoinConfig
+from doorstep.hub.tokens import Claims, TokenError, TokenFault
+from doorstep.protocol.access import Grant
+from doorstep.protocol.phoenix import EMPTY, Outgoing, Push, Ref, UserBroadcast
+
+__all__ = ["Channel", "Socket"]
+
+log = logging.getLogger("doorstep.hub")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _PresenceCall(msgspec.Struct):
+    event: str | None = None
+    payload: msgspec.Raw = EMPTY
+
+
+class Socket(Protocol):
+    """What a channel needs of its socket."""
+
+    def push(
+        self, topic: str, event: str, payload: msgspec.Raw, *, ref: Ref = None, join_ref: Ref = None
+    ) -> None: ...
+    def deliver(self, message: Outgoing) -> None: ...
+    def reply(self, push: Push | UserBroadcast, status: str, response: object, *, join_ref: Ref) -> None: ...
+
+
+class Channel:
+    """A member of a topic. ``closed`` is called once when the channel closes itself."""
+
+    def __init__(
+        self,
+        *,
+        topic: Topic,
+        join_ref: Ref,
+        config: JoinConfig,
+        claims: Claims,
+        grant: Grant,
+        socket: Socket,
+        bus: Bus,
+        limits: RealtimeLimits,
+        closed: Callable[[Channel], None],
+    ) -> None:
+        self.topic = topic
+        self.join_ref = join_ref
+        self.config = config
+        self.claims = claims
+        self.grant = grant
+        self._socket = socket
+        self._bus = bus
+        self._limits = limits
+        self._closed = closed
+        self._calls: deque[float] = deque(maxlen=limits.presence_calls)
+        self._timer: asyncio.TimerHandle | None = None
+
+    # Life
+
+    def open(self) -> None:
+        """Become a member and watch the token's expiry."""
+        self._bus.join(self.topic, self)
+        self._watch_token()
+
+    def detach(self) -> None:
+        """Stop being a member, saying nothing to the client. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._bus.leave(self.topic, self)
+
+    def close(self) -> None:
+        """Tell the client that the channel is closed, and stop."""
+        self._push("phx_close", EMPTY, ref=self.join_ref)
+        self.detach()
+        self._closed(self)
+
+    def fail(self, message: str) -> None:
+        """Close the channel for a reason the client is told."""
+        log.info("channel %s closed: %s", self.topic.name, message)
+        self.system("error", message)
+        self.close()
+
+    def system(self, status: str, message: str, *, extension: str = "system") -> None:
+        """Send a ``system`` message."""
+        payload = {"message": message, "status": status, "extension": extension, "channel": self.topic.name}
+        self._push("system", msgspec.Raw(_encode(payload)))
+
+    def send_presence_state(self) -> None:
+        """The members present, once after the join, to those who asked and may see them."""
+        if self.config.presence_enabled and Grant.PRESENCE_READ in self.grant:
+            self._push("presence_state", self._bus.presence(self.topic).state())
+
+    # Token
+
+    def new_token(self, claims: Claims, grant: Grant) -> None:
+        """Go on with a newer token; a right to read that is lost closes the channel."""
+        lost = self._reads() & ~grant
+        self.claims, self.grant = claims, grant
+        if lost:
+            self.fail(f"You do not have permissions to read from this Channel topic: {self.topic.name}")
+        else:
+            self._watch_token()
+
+    def refuse_token(self, error: TokenError) -> None:
+        """Close because of a token that is not accepted; the words are the real server's."""
+        self.fail(":signature_error" if error.fault is TokenFault.SIGNATURE else str(error))
+
+    def _reads(self) -> Grant:
+        wanted = Grant.BROADCAST_READ
+        if self.config.presence_enabled:
+            wanted |= Grant.PRESENCE_READ
+        return self.grant & wanted
+
+    def _watch_token(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        left = self.claims.expires - time.time()
+        wait = min(max(left, 0.0), self._limits.token_check)
+        self._timer = asyncio.get_running_loop().call_later(wait, self._check_token)
+
+    def _check_token(self) -> None:
+        try:
+            self.claims.check(time.time())
+        except TokenError as error:
+            self.refuse_token(error)
+        else:
+            self._watch_token()
+
+    # What the client sends
+
+    def deliver(self, message: Outgoing) -> None:
+        """Take a message of the bus."""
+        self._socket.deliver(message)
+
+    def broadcast(self, push: Push | UserBroadcast) -> None:
+        """Send to the topic. Without the right to write: dropped in silence, whatever ``ack`` says."""
+        if Grant.BROADCAST_WRITE not in self.grant:
+            return
+        if _size(push) > self._limits.payload_bytes:
+            if self.config.broadcast_ack:
+                self._socket.reply(push, "error", "payload_size_exceeded", join_ref=self.join_ref)
+            return
+        self._bus.broadcast(self.topic, push, without=None if self.config.broadcast_self else self)
+        if self.config.broadcast_ack:
+            self._socket.reply(push, "ok", {}, join_ref=self.join_ref)
+
+    def presence(self, push: Push) -> None:
+        """``track`` or ``untrack``; replies first, then everybody gets the diff."""
+        if Grant.PRESENCE_WRITE not in self.grant:
+            self._socket.reply(push, "error", {}, join_ref=self.join_ref)
+            return
+        try:
+            call = msgspec.json.decode(push.payload, type=_PresenceCall)
+        except (msgspec.MsgspecError, RecursionError):
+            self._socket.reply(push, "error", {}, join_ref=self.join_ref)
+            return
+        if not self._count_call():
+            self.fail("Client presence rate limit exceeded")
+            return
+        match None if call.event is None else call.event.lower():
+            case "track":
+                self._track(push, bytes(call.payload))
+            case "untrack":
+                diff = self._bus.untrack(self.topic, self)
+                self._socket.reply(push, "ok", {}, join_ref=self.join_ref)
+                self._bus.tell(self.topic, diff)
+            case None:
+                self._socket.reply(push, "ok", {}, join_ref=self.join_ref)
+            case _:
+                self._socket.reply(push, "error", {}, join_ref=self.join_ref)
+
+    def _track(self, push: Push, payload: bytes) -> None:
+        if not payload.lstrip().startswith(b"{"):
+            reason = {"reason": "Presence track payload must be a map"}
+            self._socket.reply(push, "error", reason, join_ref=self.join_ref)
+            return
+        if len(payload) > self._limits.payload_bytes:
+            self.fail("Track message size exceeded")
+            return
+        diff = self._bus.track(self.topic, self, self.config.presence_key, payload)
+        self._socket.reply(push, "ok", {}, join_ref=self.join_ref)
+        self._bus.tell(self.topic, diff)
+
+    def _count_call(self) -> bool:
+        """Whether one more presence call is within ``presence_calls`` per ``presence_window``."""
+        now = time.monotonic()
+        if len(self._calls) == self._calls.maxlen and now - self._calls[0] < self._limits.presence_window:
+            return False
+        self._calls.append(now)
+        return True
+
+    def _push(self, event: str, payload: msgspec.Raw, *, ref: Ref = None) -> None:
+        self._socket.push(self.topic.wire, event, payload, ref=ref, join_ref=self.join_ref)
+
+
+def _size(push: Push | UserBroadcast) -> int:
+    return len(bytes(push.payload))

@@ -1,0 +1,76 @@
+"""Hub: the payload of ``phx_join``, read as leniently as the real server reads it."""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+__all__ = ["JoinConfig", "read_join"]
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+_decode = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinConfig:
+    """What a client asks for. Wrong types count as absent, as on the real server."""
+
+    private: bool
+    broadcast_ack: bool
+    broadcast_self: bool
+    presence_key: str
+    presence_enabled: bool
+    bindings: tuple[dict[str, Any], ...]
+    """Its ``postgres_changes``, each with the ``id`` the server gives it."""
+    legacy: bool
+    """No ``config`` at all: the topic's name is taken as a schema to listen to."""
+    token: str | None
+
+
+def read_join(sub_topic: str, payload: msgspec.Raw) -> JoinConfig | None:
+    """Read a join payload; ``None`` when it is not an object."""
+    given = _decode(payload)
+    if not isinstance(given, dict):
+        return None
+    config = given.get("config")
+    legacy = not isinstance(config, dict)
+    config = _map(config)
+    broadcast, presence = _map(config.get("broadcast")), _map(config.get("presence"))
+    changes = [{"schema": sub_topic}] if legacy else config.get("postgres_changes")
+    key = presence.get("key")
+    return JoinConfig(
+        private=_bool(config.get("private")),
+        broadcast_ack=_bool(broadcast.get("ack")),
+        broadcast_self=_bool(broadcast.get("self")),
+        presence_key=key if isinstance(key, str) and key else str(uuid.uuid4()),
+        presence_enabled=_bool(presence.get("enabled")),
+        bindings=tuple(_binding(change) for change in _list(changes) if isinstance(change, dict)),
+        legacy=legacy,
+        token=_token(given),
+    )
+
+
+def _binding(change: dict[str, Any]) -> dict[str, Any]:
+    # Same parameters, same id; the number itself means nothing to a client.
+    return {"id": zlib.crc32(_encode(change)) & 0x7FFFFFF, **change}
+
+
+def _token(given: dict[str, Any]) -> str | None:
+    token = given.get("access_token", given.get("user_token"))
+    return token if isinstance(token, str) else None
+
+
+def _bool(value: object) -> bool:
+    return value is True or (isinstance(value, str) and value.lower() == "true")
+
+
+def _map(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,133 @@
+"""Hub: the secrets of one hub, made at its first start and kept in a file of mode 0600."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+__all__ = ["Keys", "Owner", "load_keys", "load_owner", "private_directory"]
+
+_ISSUER = "doorstep"
+_YEARS = 10 * 365 * 24 * 3600
+_FILE = "secrets.json"
+_OWNER_FILE = "owner.json"
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """The account that ``doorstep up`` signs in with."""
+
+    email: str
+    password: str
+
+
+class _Stored(msgspec.Struct):
+    jwt_secret: str
+    refresh_secret: str
+    signing_key: str
+    kid: str
+    anon_key: str
+    service_key: str
+    publishable_key: str
+    secret_key: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keys:
+    """All keys of a hub. ``anon_key`` and ``service_key`` are HS256 tokens, as a Supabase project hands out;
+    ``publishable_key`` and ``secret_key`` are the opaque keys that mean the same. Users' tokens are ES256."""
+
+    jwt_secret: str
+    refresh_secret: str
+    signing_key: ec.EllipticCurvePrivateKey
+    kid: str
+    anon_key: str
+    service_key: str
+    publishable_key: str
+    secret_key: str
+
+    def jwks(self) -> dict[str, Any]:
+        """The public half, as ``/.well-known/jwks.json`` shows it."""
+        key: dict[str, Any] = jwt.algorithms.ECAlgorithm.to_jwk(self.signing_key.public_key(), as_dict=True)
+        return {"keys": [key | {"kid": self.kid, "alg": "ES256", "use": "sig", "key_ops": ["verify"]}]}
+
+
+def private_directory(directory: Path) -> Path:
+    """Make ``directory`` if need be and take it away from everyone else."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    return directory
+
+
+def load_keys(directory: Path) -> Keys:
+    """Read the hub's secrets from ``directory``, making them first when there are none."""
+    path = directory / _FILE
+    try:
+        stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
+    except FileNotFoundError:
+        stored = _make()
+        _write_private(path, msgspec.json.encode(stored))
+    key = load_pem_private_key(stored.signing_key.encode(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"{path}: signing_key is not an elliptic curve key")
+    fields = {name: getattr(stored, name) for name in stored.__struct_fields__}
+    return Keys(**fields | {"signing_key": key})
+
+
+def load_owner(directory: Path, email: str) -> Owner:
+    """Read the owner's credentials, making them first, for ``email``, when there are none."""
+    path = directory / _OWNER_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Owner)
+    except FileNotFoundError:
+        owner = Owner(email, secrets.token_urlsafe(18))
+        _write_private(path, msgspec.json.encode(owner))
+        return owner
+
+
+def _make() -> _Stored:
+    secret = secrets.token_urlsafe(48)
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    return _Stored(
+        jwt_secret=secret,
+        refresh_secret=secrets.token_urlsafe(48),
+        signing_key=pem.decode(),
+        kid=secrets.token_hex(8),
+        anon_key=_role_token("anon", secret),
+        service_key=_role_token("service_role", secret),
+        publishable_key="sb_publishable_" + secrets.token_urlsafe(24),
+        secret_key="sb_secret_" + secrets.token_urlsafe(24),
+    )
+
+
+def _role_token(role: str, secret: str) -> str:
+    now = int(time.time())
+    return jwt.encode(
+        {"iss": _ISSUER, "role": role, "iat": now, "exp": now + _YEARS}, secret, algorithm="HS256"
+    )
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file that was never readable by others and is whole or not there."""
+    draft = path.with_suffix(".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,93 @@
+"""Hub: values of the agents table between JSON, PostgREST's text and SQLite, checked as PostgreSQL checks them."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+__all__ = ["RestError", "from_sql", "to_sql"]
+
+_TEXT_CHARACTERS = 16_384
+_ZONE = re.compile(r"([+-]\d\d)$")
+
+
+class RestError(Exception):
+    """An answer in PostgREST's error form: ``{code, message, details, hint}``."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, details: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = details
+        self.hint = hint
+
+
+def to_sql(name: str, kind: str, value: object) -> Any:
+    """What is stored for ``value`` in a column of PostgreSQL type ``kind``; raise :class:`RestError`."""
+    if value is None:
+        return None
+    match kind:
+        case "uuid":
+            return _uuid(value)
+        case "timestamptz":
+            return _timestamp(value)
+        case "jsonb":
+            return json.dumps(value if not isinstance(value, str) else _json(value), separators=(",", ":"))
+        case _:
+            return _text(name, value)
+
+
+def from_sql(row: sqlite3.Row, select: Mapping[str, str], types: Mapping[str, str]) -> dict[str, Any]:
+    """A row as JSON: the names of ``select`` with their columns' values."""
+    return {
+        name: json.loads(row[column]) if types[column] == "jsonb" else row[column]
+        for name, column in select.items()
+    }
+
+
+def _uuid(value: object) -> str:
+    try:
+        return str(uuid.UUID(value if isinstance(value, str) else ""))
+    except ValueError:
+        raise _syntax("uuid", value) from None
+
+
+def _timestamp(value: object) -> str:
+    if value in ("now", "now()"):
+        return datetime.now(UTC).isoformat()
+    try:
+        moment = datetime.fromisoformat(_ZONE.sub(r"\1:00", value if isinstance(value, str) else ""))
+    except ValueError:
+        raise RestError(
+            400, "22007", f'invalid input syntax for type timestamp with time zone: "{value}"'
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+
+
+def _json(value: str) -> object:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        value = json.dumps(value)
+    if len(value) > _TEXT_CHARACTERS:
+        raise RestError(400, "22001", f"value too long for column {name}")
+    if "\x00" in value:
+        raise RestError(400, "22P05", "unsupported Unicode escape sequence")
+    return value
+
+
+def _syntax(kind: str, value: object) -> RestError:
+    return RestError(400, "22P02", f'invalid input syntax for type {kind}: "{str(value)[:100]}"')

@@ -1,0 +1,167 @@
+"""Hub: one running hub: its files, its keys, its listening socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from doorstep.hub import accounts
+from doorstep.hub.app import build_app
+from doorstep.hub.bus import Bus
+from doorstep.hub.config import HubConfig
+from doorstep.hub.connection import websocket_class
+from doorstep.hub.events import HubEvent, OnEvent
+from doorstep.hub.keys import Keys, Owner, load_keys, load_owner, private_directory
+from doorstep.hub.lockout import Lockout
+from doorstep.hub.passwords import Passwords
+from doorstep.hub.services import Services
+from doorstep.hub.store import Store
+from doorstep.hub.tokens import Tokens
+from doorstep.hub.watch import Watch
+
+__all__ = ["HubServer", "Owner"]
+
+_OWNER_EMAIL = "owner@doorstep.local"
+_STOP_SECONDS = 2
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers: signals belong to the command line."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HubServer:
+    """Start, stop, and the few things a program around the hub needs."""
+
+    def __init__(self, config: HubConfig, *, on_event: OnEvent | None = None) -> None:
+        self.config = config
+        self._on_event = on_event or _ignore
+        self._services: Services | None = None
+        self._server: _Uvicorn | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def services(self) -> Services:
+        """The parts of the running hub (for tests and the operator's tools)."""
+        if self._services is None:
+            raise RuntimeError("the hub is not running")
+        return self._services
+
+    @property
+    def url(self) -> str:
+        """Where clients find the hub, without a slash at the end."""
+        return self.services.url
+
+    @property
+    def keys(self) -> Keys:
+        return self.services.keys
+
+    @property
+    def anon_key(self) -> str:
+        return self.keys.anon_key
+
+    @property
+    def service_key(self) -> str:
+        return self.keys.service_key
+
+    async def start(self) -> None:
+        """Open the files, listen, and return when requests are answered. Raises ``OSError`` for a taken port."""
+        directory = private_directory(private_directory(self.config.state_dir) / "hub")
+        listener = _listen(self.config.host, self.config.port)
+        try:
+            services = self._build(directory, listener.getsockname()[1])
+            await services.store.open()
+        except BaseException:
+            listener.close()
+            raise
+        self._services = services
+        limits = self.config.realtime
+        self._server = _Uvicorn(
+            uvicorn.Config(
+                build_app(services),
+                log_config=None,
+                log_level="warning",  # at "info" it logs URLs, which carry keys
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                ws=websocket_class(limits.idle),
+                ws_max_size=limits.frame_bytes,
+                ws_ping_interval=None,
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=_STOP_SECONDS,
+                proxy_headers=False,
+            )
+        )
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="hub")
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0.005)
+        if self._serving.done():
+            await self._serving
+
+    async def stop(self) -> None:
+        """Close every connection (1012), finish what is written, close the files. Idempotent."""
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+            self._server = self._serving = None
+        if self._services is not None:
+            services, self._services = self._services, None
+            services.passwords.close()
+            await services.store.close()
+
+    async def ensure_owner(self, email: str = _OWNER_EMAIL) -> Owner:
+        """Make the owner's account at the first start. Its random password is kept beside the hub's other
+        secrets, which could make any token anyway, so that every start can sign in."""
+        owner = load_owner(self.config.state_dir / "hub", email)
+        store = self.services.store
+        if await store.run(lambda db: accounts.find_user(db, email=owner.email)) is None:
+            hashed = await self.services.passwords.hash(owner.password)
+            await store.run(lambda db: accounts.create_user(db, owner.email, hashed))
+        return owner
+
+    async def sign_in_link(self, email: str = _OWNER_EMAIL) -> str:
+        """A URL that signs its opener in as ``email``, once. Raises ``LookupError`` for no such account."""
+        seconds = self.config.sign_in_link_seconds
+        row = await self.services.store.run(lambda db: accounts.find_user(db, email=email))
+        if row is None:
+            raise LookupError(f"no account has the address {email}")
+        link = await self.services.store.run(lambda db: accounts.make_link(db, row["id"], seconds))
+        return f"{self.url}/#token_hash={link}&type=magiclink"
+
+    def _build(self, directory: Path, port: int) -> Services:
+        config, keys = self.config, load_keys(directory)
+        url = (config.public_url or _local_url(config.host, port)).rstrip("/")
+        return Services(
+            config=config,
+            url=url,
+            keys=keys,
+            store=Store(directory / "hub.sqlite"),
+            tokens=Tokens(keys, issuer=f"{url}/auth/v1", seconds=config.access_token_seconds),
+            passwords=Passwords(config.sign_in),
+            lockout=Lockout(config.sign_in),
+            bus=Bus(Watch(self._on_event)),
+            on_event=self._on_event,
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=512)
+
+
+def _local_url(host: str, port: int) -> str:
+    """The URL on this machine; a hub on all addresses is called by the loopback one."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 – compared, not bound
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _ignore(_: HubEvent) -> None:
+    pass
