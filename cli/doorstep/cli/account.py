@@ -1,0 +1,110 @@
+"""CLI: ``login``, ``logout``, ``status``, ``version`` - who is signed in, and where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from doorstep.cli.common import credentials, run, state_dir_option, timing
+
+if TYPE_CHECKING:
+    from doorstep.transport.credentials import Credentials
+
+__all__ = ["login", "logout", "status", "version"]
+
+
+@click.command()
+@click.argument("url")
+@click.option("--email", prompt="E-mail", help="The account.")
+@click.option("--key", help="The project's publishable (anon) key; a hub gives its own.")
+@click.option(
+    "--password-file",
+    type=click.File("r"),
+    help='Read the password from a file ("-": standard input) instead of asking for it.',
+)
+@state_dir_option
+def login(
+    url: str, email: str, key: str | None, password_file: click.utils.LazyFile | None, state_dir: Path
+) -> None:
+    """Sign in to the hub or Supabase project at URL and remember it."""
+    password: str = (
+        password_file.read().rstrip("\r\n") if password_file else click.prompt("Password", hide_input=True)
+    )
+    run(_login(url.rstrip("/"), email, key, password, state_dir))
+    click.echo(f"signed in to {url} as {email}")
+
+
+async def _login(url: str, email: str, key: str | None, password: str, state_dir: Path) -> None:
+    from doorstep.transport.backend import Backend
+    from doorstep.transport.credentials import Credentials, save
+
+    known = Credentials(url=url, key=key or await _published_key(url), email=email, password=password)
+    async with await Backend.sign_in(known, timing()):
+        save(state_dir, known)
+
+
+async def _published_key(url: str) -> str:
+    """Ask the hub for its key, as its page does."""
+    import httpx
+
+    try:
+        async with httpx.AsyncClient(timeout=10) as http:
+            answer = await http.get(f"{url}/config.json")
+            answer.raise_for_status()
+            return str(answer.json()["key"])
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        raise click.UsageError(
+            f"{url} gives no key of its own ({type(error).__name__}); name the project's key with --key"
+        ) from error
+
+
+@click.command()
+@state_dir_option
+def logout(state_dir: Path) -> None:
+    """Forget the login. Agents that run keep running until they are stopped."""
+    path = state_dir / "credentials.json"
+    signed_in = path.exists()
+    path.unlink(missing_ok=True)
+    click.echo("signed out" if signed_in else "nobody was signed in")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@state_dir_option
+def status(as_json: bool, state_dir: Path) -> int:
+    """Show who is signed in, where, and whether the back end answers."""
+    known = credentials(state_dir)
+    trouble = run(_trouble(known))
+    if as_json:
+        click.echo(
+            json.dumps({"url": known.url, "email": known.email, "ok": trouble is None, "error": trouble})
+        )
+    else:
+        click.echo(f"{known.email} at {known.url}: {trouble or 'ok'}")
+    return 0 if trouble is None else 1
+
+
+async def _trouble(known: Credentials) -> str | None:
+    from doorstep.protocol.errors import DoorstepError
+    from doorstep.transport.backend import Backend
+
+    try:
+        async with await Backend.sign_in(known, timing()):
+            return None
+    except DoorstepError as error:
+        return str(error)
+
+
+@click.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        click.echo(f"doorstep {installed('doorstep')}")
+    except PackageNotFoundError:
+        click.echo("doorstep (from a source tree)")

@@ -1,0 +1,153 @@
+"""CLI: ``doorstep hub`` and ``doorstep agent`` - each alone, as a service would run them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from doorstep.cli.common import run, set_up_logging, state_dir_option
+
+if TYPE_CHECKING:
+    from doorstep.hub import HubConfig, HubServer
+    from doorstep.protocol.signaling import IceServer
+
+__all__ = ["agent", "hub", "start_hub", "stop_event"]
+
+DEFAULT_PORT = 8787
+EXIT_NO_LISTENER = 69
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: any."
+)
+@click.option("--public-url", metavar="URL", help="The URL users see, when a proxy stands in front.")
+@click.option(
+    "--allowed-host", "allowed_hosts", multiple=True, help="A further host name to answer to; repeatable."
+)
+@click.option("--allow-signup", is_flag=True, help="Let visitors make accounts.")
+@state_dir_option
+def hub(
+    host: str,
+    port: int,
+    public_url: str | None,
+    allowed_hosts: tuple[str, ...],
+    allow_signup: bool,
+    state_dir: Path,
+) -> None:
+    """Run the hub alone. Its first start makes the owner's account; "doorstep link" prints a sign-in link."""
+    from doorstep.cli.local_hub import only_one
+    from doorstep.hub import HubConfig
+
+    state_dir = state_dir.absolute()
+    config = HubConfig(
+        state_dir=state_dir,
+        host=host,
+        port=port,
+        public_url=public_url,
+        allowed_hosts=allowed_hosts,
+        signup=allow_signup,
+    )
+    with only_one(state_dir):
+        run(_hub(config))
+
+
+async def _hub(config: HubConfig) -> None:
+    from doorstep.cli.live_lines import LiveLines
+    from doorstep.cli.local_hub import forget, note
+    from doorstep.hub import HubServer
+
+    stop = stop_event()
+    server = HubServer(config, on_event=LiveLines().hub)
+    await start_hub(server)
+    try:
+        owner = await server.ensure_owner()
+        note(config.state_dir, server.url, owner.email)
+        click.echo(f"the hub listens at {server.url}")
+        await stop.wait()
+    finally:
+        forget(config.state_dir)
+        await server.stop()
+
+
+async def start_hub(server: HubServer) -> None:
+    """Start; a port in use is the user's to change."""
+    try:
+        await server.start()
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+            raise
+        port = server.config.port
+        failure = click.ClickException(
+            f"cannot listen on {server.config.host} port {port} ({os.strerror(error.errno)});"
+            " choose another with --port"
+        )
+        failure.exit_code = EXIT_NO_LISTENER
+        raise failure from error
+
+
+def stop_event() -> asyncio.Event:
+    """Set by Ctrl-C, SIGTERM and the loss of the terminal."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+@click.command()
+@click.option("--name", help="The machine's name in the list [default: its host name].")
+@click.option(
+    "--files-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="What files can be reached.",
+)
+@click.option(
+    "--ice-server", "ice_servers", multiple=True, metavar="URL", help="A stun: or turn: server; repeatable."
+)
+@click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when standard input ends.")
+@click.option("--events", is_flag=True, help="Print what happens as lines of JSON.")
+@state_dir_option
+def agent(
+    name: str | None,
+    files_root: Path | None,
+    ice_servers: tuple[str, ...],
+    exit_with_parent: bool,
+    events: bool,
+    state_dir: Path,
+) -> int | None:
+    """Make this machine reachable, until it is stopped. Sign in first: "doorstep login URL".
+
+    A TURN server with a password is named in DOORSTEP_ICE_SERVERS, a JSON list of
+    {urls, username, credential}: other users can read a command line.
+    """
+    from doorstep.agent.run import run as run_agent
+    from doorstep.agent.settings import Settings
+
+    set_up_logging()
+    settings = Settings.from_environment(
+        os.environ,
+        state_dir=state_dir.absolute(),
+        name=name,
+        file_root=files_root,
+        ice_servers=_ice_servers(ice_servers) or None,
+        exit_with_parent=exit_with_parent or None,
+        json_events=events or None,
+    )
+    return run_agent(settings)
+
+
+def _ice_servers(urls: tuple[str, ...]) -> tuple[IceServer, ...]:
+    from doorstep.protocol.signaling import IceServer
+
+    for url in urls:
+        if not url.startswith(("stun:", "stuns:", "turn:", "turns:")):
+            raise click.BadParameter(f"{url!r} must begin with stun: or turn:", param_hint="--ice-server")
+    return tuple(IceServer(urls=(url,)) for url in urls)

@@ -1,0 +1,56 @@
+"""Client: two small shapes every call uses: a wait with a name and a limit, and a thing that opens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from doorstep.protocol.errors import DeadlineExceeded
+
+__all__ = ["Opening", "limit"]
+
+
+class Closable(Protocol):
+    """What can be opened can be closed."""
+
+    async def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=Closable)
+
+
+class Opening(Generic[T]):
+    """A thing on its way: ``thing = await opening`` (you close it) or ``async with opening as thing:``."""
+
+    def __init__(self, start: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._start = start
+        self._thing: T | None = None
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> T:
+        self._thing = await self._start()
+        return self._thing
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thing is not None:
+            await self._thing.close()
+
+
+@asynccontextmanager
+async def limit(wait: str, seconds: float | None) -> AsyncIterator[None]:
+    """End the block after ``seconds`` (None: never) with :class:`DeadlineExceeded` naming ``wait``."""
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            yield
+    except TimeoutError:
+        if scope.expired() and seconds is not None:
+            raise DeadlineExceeded(wait, seconds) from None
+        raise
