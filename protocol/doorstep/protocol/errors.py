@@ -7,12 +7,14 @@
     │   ├── InvalidInput        a field has a value that is not allowed
     │   ├── NotSignedIn         no credentials, or they are no longer accepted
     │   ├── Unauthorized        the back end's policies say no
-    │   └── AgentNotFound       no agent of that name or id belongs to you
+    │   ├── AgentNotFound       no agent of that name or id belongs to you
+    │   └── StreamClosed        this side has already finished or reset the stream
     ├── PeerError             the peer's fault: it answered, and the answer is no or nonsense
     │   ├── ConnectionRefused   the agent sent ``connection-refused``
     │   ├── AgentUnreachable    the agent is offline or not responding
     │   ├── RemoteError         a service answered with an error code
     │   └── ProtocolError       the peer broke the protocol
+    │       └── MalformedMessage  a signaling message that is dropped, with the field that is wrong
     └── LinkError             the lost link: trying again may help
         ├── SignalingLost       no Realtime channel to send on
         ├── ConnectFailed       no wire could be opened
@@ -35,12 +37,15 @@ __all__ = [
     "DoorstepError",
     "InvalidInput",
     "LinkError",
+    "MalformedMessage",
+    "NotAllowed",
     "NotSignedIn",
     "PeerError",
     "ProtocolError",
     "RemoteError",
     "SessionClosed",
     "SignalingLost",
+    "StreamClosed",
     "Unauthorized",
     "UsageError",
     "WireClosed",
@@ -93,6 +98,25 @@ class AgentNotFound(UsageError):
     exit_code = 68
 
 
+class StreamClosed(UsageError):
+    """This side has already finished or reset the stream; nothing more can be written or read."""
+
+    code = "stream-closed"
+
+
+class NotAllowed(UsageError):
+    """``machine`` in ``state`` was given ``event``, which its table does not allow; nothing has changed."""
+
+    code = "not-allowed"
+    exit_code = 70
+
+    def __init__(self, machine: str, state: str, event: str) -> None:
+        super().__init__(f"{machine}: {event} is not allowed in state {state}")
+        self.machine = machine
+        self.state = state
+        self.event = event
+
+
 class PeerError(DoorstepError):
     """The peer answered, and the answer is no or nonsense."""
 
@@ -142,6 +166,18 @@ class ProtocolError(PeerError):
         self.position = position
 
 
+class MalformedMessage(ProtocolError):
+    """A signaling message of this ``event`` is dropped because ``field`` has a value that is not allowed."""
+
+    code = "malformed"
+
+    def __init__(self, event: str, field: str, reason: str) -> None:
+        super().__init__(f"{event}: {field}: {reason}")
+        self.event = event
+        self.field = field
+        self.reason = reason
+
+
 class LinkError(DoorstepError):
     """The link is lost or was never there; trying again may help."""
 
@@ -156,9 +192,15 @@ class SignalingLost(LinkError):
 
 
 class ConnectFailed(LinkError):
-    """No wire to the agent could be opened."""
+    """No wire to the agent could be opened; ``wait`` names the wait that reached its limit, if one did."""
 
     code = "connect-failed"
+
+    def __init__(
+        self, message: str = "no wire to the agent could be opened", wait: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 class WireClosed(LinkError):

@@ -14,6 +14,7 @@ __all__ = [
     "UserId",
     "agent_id",
     "agents_topic",
+    "client_id",
     "session_id",
     "signaling_topic",
     "user_id",
@@ -41,6 +42,11 @@ def agent_id(text: str) -> AgentId:
 def session_id(text: str) -> SessionId:
     """Check a session id (8–64 of ``A-Z a-z 0-9 _ -``); raise :class:`InvalidInput` otherwise."""
     return SessionId(_checked("sessionId", text, _TOKEN, "must be 8 to 64 of A-Z a-z 0-9 _ -"))
+
+
+def client_id(text: str) -> ClientId:
+    """Check a client id (8–64 of ``A-Z a-z 0-9 _ -``); raise :class:`InvalidInput` otherwise."""
+    return ClientId(_checked("clientId", text, _TOKEN, "must be 8 to 64 of A-Z a-z 0-9 _ -"))
 
 
 def agents_topic(user: UserId) -> str:

@@ -9,6 +9,8 @@ RETRIES = 3
 """Attempts after the first one."""
 MAX_FRAME = 256 * KIB
 """Largest session frame either side may offer in HELLO."""
+SMALLEST_FRAME = 1 * KIB
+"""Smallest ``maxFrame`` either side may offer: below it DATA would be mostly headers."""
 DATA_CHUNK = 16 * KIB
 """Bytes in one DATA frame: small enough that a keystroke never waits behind a big message."""
 STREAMS_PER_SESSION = 256
@@ -16,16 +18,32 @@ TERMINAL_WINDOW = 256 * KIB
 """Unacknowledged bytes of an interactive stream."""
 BULK_WINDOW = 4 * MIB
 """Unacknowledged bytes of a bulk stream."""
+SMALLEST_WINDOW = 64 * KIB
+"""A stream gets this much when the session's memory is given out."""
+SESSION_WINDOWS = 64 * MIB
+"""The windows of one session's streams together: what a peer can make us hold unread."""
 JSON_BYTES = 64 * KIB
 """Largest JSON body in a frame."""
 CALLS_IN_FLIGHT = 256
 """Unanswered calls of one session, each way."""
+REPLIES_KEPT = 1024
+"""Replies kept for repeated calls; the oldest is forgotten first."""
+REPLIES_BYTES = 4 * MIB
+"""Bytes of the replies kept for repeated calls."""
 SDP_BYTES = 64 * KIB
 """A browser's offer with four lanes has 1–2 KiB."""
 CANDIDATE_BYTES = 1 * KIB
 CANDIDATES_PER_SESSION = 64
 """Candidates kept before the remote description, and accepted in all."""
 CANDIDATES_PER_MESSAGE = 32
+ICE_SERVERS = 16
+"""In one ``connection-ready``; each with at most this many URLs."""
+TEXT_BYTES = 1 * KIB
+"""A sentence, a URL or a secret in a signaling message."""
+WORD_BYTES = 256
+"""A code, a label or an ICE username fragment (RFC 8839 §5.4: at most 256) in a signaling message."""
+CAPABILITIES = 32
+"""Names of capabilities, and entries of a proof, in one message."""
 SESSIONS_PER_AGENT = 128
 """Live and connecting sessions; a knock above is refused with ``busy``."""
 LANE_HIGH_WATER = 256 * KIB
