@@ -51,4 +51,8 @@ LANE_HIGH_WATER = 256 * KIB
 LANE_LOW_WATER = 64 * KIB
 """``bufferedAmountLowThreshold``: where a waiting sender goes on."""
 NAME_CHARACTERS = 64
-"""Agent names, service names, methods."""
+"""Agent names, service names, methods, error codes, request ids."""
+ROUTE_CHARACTERS = 2 * NAME_CHARACTERS + 1
+"""A service, a dot, a method."""
+MESSAGE_CHARACTERS = 1024
+"""The sentence of an error."""
