@@ -85,7 +85,11 @@ class Peer:
     # offer and answer
 
     async def create_offer(self) -> str:
-        """Make the required lanes; return the offer, with the candidates found within ``timing.gather``."""
+        """Make the required lanes; return the offer, with the candidates found within ``timing.gather``.
+
+        Raises :class:`~doorstep.protocol.errors.ConnectFailed` when the peer is closed meanwhile.
+        """
+        self._refuse_when_ended()
         self._offers = self._ice.ice_controlling = True
         for lane in REQUIRED_LANES:
             self._take_lane(lane, RTCDataChannel(self._sctp, RTCDataChannelParameters(label=lane.value)))
@@ -99,6 +103,7 @@ class Peer:
         channel section.
         """
         remote = sdp.parse(offer)
+        self._refuse_when_ended()
         self._ice.ice_controlling = remote.ice_lite
         role: sdp.Setup = "passive" if remote.setup == "active" else "active"
         answer = await self._describe(remote.sections, remote.index, role)

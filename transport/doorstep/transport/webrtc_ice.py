@@ -102,6 +102,8 @@ class IceConnection(aioice.Connection):
         self._trickling = False
         self._pacer: asyncio.TimerHandle | None = None
         self._shutting = False
+        self._opening = asyncio.Lock()
+        """Held while sockets are opened, so that :meth:`shut` misses none."""
 
     @property
     def role(self) -> str:
@@ -126,10 +128,13 @@ class IceConnection(aioice.Connection):
 
     async def gather(self, limit: float) -> None:
         """Gather host candidates, and those the servers offer within ``limit`` seconds."""
-        await self.gather_candidates()
-        if not self._local_candidates:
-            # A machine without network, talking to itself: aioice leaves the loopback out.
-            self._local_candidates += await self.get_component_candidates(1, ["127.0.0.1"])
+        async with self._opening:
+            await self.gather_candidates()
+            if not self._local_candidates:
+                # A machine without network, talking to itself: aioice leaves the loopback out.
+                self._local_candidates += await self.get_component_candidates(1, ["127.0.0.1"])
+        if self._shutting:
+            return
         self._asking = {asyncio.create_task(self._ask(request)) for request in self._requests()}
         if self._asking:
             await asyncio.wait(tuple(self._asking), timeout=limit)
@@ -228,6 +233,8 @@ class IceConnection(aioice.Connection):
             task.cancel()
         if asking:
             await asyncio.wait(asking)
+        async with self._opening:
+            pass
         for protocol in self._protocols:
             protocol.transport.close()  # all at once: one TURN server after the other could take too long
         try:
