@@ -1,8 +1,8 @@
-"""Protocol: one end of one stream (wire.md §6) – offsets, repeats, credit, FIN and RESET. Sans I/O, no clock.
+"""Protocol: one end of one stream (wire.md §6): offsets, repeats, credit, FIN and RESET. Sans I/O, no clock.
 
-Both directions are byte streams with offsets from 0. What may be sent is bounded by the peer's window, what can
-be received by our own; a window moves on when the reader has *consumed* half of it, so unread bytes never exceed
-one window. Frames go out in the order of the calls that return them.
+Both directions are byte streams with offsets from 0. What may be sent is bounded by the peer's window, what
+can be received by our own; a window moves on when the reader has *consumed* half of it, so unread bytes never
+exceed one window. Frames go out in the order of the calls that return them.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ _RECEIVING = frozenset({StreamState.OPEN, StreamState.LOCAL_FINISHED})
 class StreamMachine:
     """One end of a stream.
 
-    Methods named after what this side does (``accept``, ``send``, ``finish``, ``reset``, ``consume``) return the
-    frame to send and raise :class:`StreamClosed` or :class:`RemoteError` when the stream no longer allows it.
-    Methods named ``receive_…`` take what the peer sent and raise :class:`ProtocolError` when it may not; after a
-    RESET they take everything and do nothing, for it was sent before the peer knew. A call that raises has
-    changed nothing.
+    Methods named after what this side does (``accept``, ``send``, ``finish``, ``reset``, ``consume``) return
+    the frame to send and raise :class:`StreamClosed` or :class:`RemoteError` when the stream no longer allows
+    it. Methods named ``receive_…`` take what the peer sent and raise :class:`ProtocolError` when it may not;
+    after a RESET they take everything and do nothing, for it was sent before the peer knew. A call that raises
+    has changed nothing.
     """
 
     __slots__ = (
@@ -206,7 +206,8 @@ class StreamMachine:
             return
         if self._state not in _RECEIVING or frame.length != self.received:
             raise ProtocolError(
-                f"stream {self.stream_id}: FIN after {frame.length} bytes while {self._state}, {self.received} came"
+                f"stream {self.stream_id}: FIN after {frame.length} bytes while {self._state}, "
+                f"{self.received} came"
             )
         self._move(StreamEvent.RECEIVE_FIN)
         self.trailer = frame.trailer

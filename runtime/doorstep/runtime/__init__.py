@@ -1,4 +1,4 @@
-"""Runtime, layers 2 and 3: sessions – streams, calls and services over whichever wire is up."""
+"""Runtime, layers 2 and 3: sessions: streams, calls and services over whichever wire is up."""
 
 from doorstep.protocol.frames import Role
 from doorstep.runtime.params import convert

@@ -1,4 +1,4 @@
-"""Runtime, layer 2: CALL, REPLY and TELL – replies to their calls, calls to their services, each once."""
+"""Runtime, layer 2: CALL, REPLY and TELL: replies to their calls, calls to their services, each once."""
 
 from __future__ import annotations
 
@@ -181,8 +181,9 @@ class IncomingCalls:
 
     async def _answer(self, frame: Call) -> Reply:
         seconds = frame.timeout_ms / 1000
+        deadline = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as deadline:
+            async with deadline:
                 return Reply(frame.request_id, await self._run(frame.route_key, frame.payload))
         except ServiceError as error:
             return _refusal(frame.request_id, error.code, error.message)

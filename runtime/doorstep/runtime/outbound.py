@@ -1,4 +1,4 @@
-"""Runtime, layer 2: the gate out – every frame of a session leaves here, bulk writers in turn."""
+"""Runtime, layer 2: the gate out: every frame of a session leaves here, bulk writers in turn."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["LaneGate", "Outbound"]
 class LaneGate:
     """One writer at a time, first come first served: ``async with gate`` and then send one chunk.
 
-    Entering waits while this lane, or one more urgent, holds :data:`LANE_HIGH_WATER` bytes or more. Writers of
-    one lane therefore alternate chunk by chunk, and a bulk lane stands back behind the lanes above it.
+    Entering waits while this lane, or one more urgent, holds :data:`LANE_HIGH_WATER` bytes or more. So the
+    writers of one lane alternate chunk by chunk, and a bulk lane stands back behind the lanes above it.
     """
 
     __slots__ = ("_lane", "_lock", "_watched", "_wire")
@@ -65,7 +65,7 @@ class Outbound:
         self.chunk = min(DATA_CHUNK, max_frame - HEADER_BYTES, self._wire.max_frame - HEADER_BYTES)
 
     def send(self, lane: Lane, frame: Frame) -> None:
-        """Queue a frame; raise :class:`SessionClosed` when the session has ended or the wire turns out gone."""
+        """Queue a frame; raise :class:`SessionClosed` when the session has ended or the wire is gone."""
         if self._ended is not None:
             raise SessionClosed(self._ended)
         try:

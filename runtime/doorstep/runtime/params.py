@@ -1,4 +1,4 @@
-"""Runtime: JSON bodies in and out – what a service is given is checked, what is sent is JSON and small enough."""
+"""Runtime: JSON bodies in and out, checked and bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runtime, layer 2: a session's streams – ids, the open table, frames to streams, requests to services."""
+"""Runtime, layer 2: a session's streams: ids, the open table, frames to streams, requests to services."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class StreamRegistry:
         return stream
 
     def _grant(self, lane: Lane, window: int | None) -> int:
-        """Return the window for a new stream: what is asked for, less when the session's memory is given out."""
+        """Return a new stream's window: what is asked for, less when the session's memory is given out."""
         wanted = _WINDOWS[lane] if window is None else window
         if wanted < 0:
             raise InvalidInput("window", "must be 0 or more")

@@ -18,8 +18,8 @@ __all__ = ["CallHandler", "Router", "Service", "ServiceError", "StreamHandler", 
 class ServiceError(DoorstepError):
     """Raised by a handler: the peer gets ``code`` and ``message`` in a REPLY or a RESET.
 
-    Codes: ``invalid``, ``not-found``, ``permission``, ``exists``, ``too-large``, ``unknown-route``, ``timeout``,
-    ``cancelled``, ``busy``, ``internal``, ``unsupported``.
+    Codes: ``invalid``, ``not-found``, ``permission``, ``exists``, ``too-large``, ``unknown-route``,
+    ``timeout``, ``cancelled``, ``busy``, ``internal``, ``unsupported``.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -70,11 +70,11 @@ StreamHandler: TypeAlias = Callable[[StreamRequest], Awaitable[None]]
 class Service(Protocol):
     """Something a session offers to its peer.
 
-    A handler runs in a task that its session owns. It is cancelled when the session ends and, for a stream, when
-    the peer resets it; it cleans up in ``finally``, within ``Timing.shutdown``. When a stream's handler returns,
-    its direction is finished (with an empty trailer unless it did so itself) and what the peer still sends is
-    turned away with RESET ``cancelled``. Raising :class:`ServiceError` answers with its code; any other exception
-    is logged and answered with ``internal``, without details.
+    A handler runs in a task that its session owns. It is cancelled when the session ends and, for a stream,
+    when the peer resets it; it cleans up in ``finally``, within ``Timing.shutdown``. When a stream's handler
+    returns, its direction is finished (with an empty trailer unless it did so itself) and what the peer still
+    sends is turned away with RESET ``cancelled``. Raising :class:`ServiceError` answers with its code; any
+    other exception is logged and answered with ``internal``, without details.
     """
 
     @property

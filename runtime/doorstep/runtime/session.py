@@ -1,4 +1,4 @@
-"""Runtime, layer 2: a session – the greeting, every frame to whom it concerns, and one orderly end.
+"""Runtime, layer 2: a session: the greeting, every frame to whom it concerns, and one orderly end.
 
 ::
 
@@ -80,8 +80,8 @@ TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = MappingProxyType(
 class Session:
     """One session with one peer: streams, calls and services over a wire that the session owns.
 
-    Everything it starts ends with it: :meth:`close`, the loss of the wire and a broken protocol all take the same
-    way out, and :meth:`wait_closed` returns when nothing is left.
+    Everything it starts ends with it: :meth:`close`, the loss of the wire and a broken protocol all take the
+    same way out, and :meth:`wait_closed` returns when nothing is left.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Session:
         """Greet the peer over ``wire``, which belongs to the session from now on, even when this raises.
 
         Raises :class:`DeadlineExceeded` when the greeting takes longer than ``Timing.ice``,
-        :class:`SessionClosed` when the wire is lost, the peer breaks the protocol or :meth:`close` was called.
+        :class:`SessionClosed` when the wire is lost, the peer breaks the protocol or :meth:`close` is called.
         """
         if self._state is not SessionState.NEW:
             await wire.close("the session was already started or closed")
@@ -175,7 +175,7 @@ class Session:
         self._end(f"the wire is gone: {error}")
 
     def _end(self, reason: str) -> None:
-        """The one way out; the first reason counts. What others wait for fails now, the rest is cleared away."""
+        """The one way out; the first reason counts. What others wait for fails now, the rest is cleared."""
         if self.closed:
             return
         started = self._state is not SessionState.NEW
@@ -245,8 +245,8 @@ class Session:
         """Open a stream and wait until the peer has taken it.
 
         ``window`` bounds what is kept unread here; ``timeout`` is in seconds, ``Timing.call`` by default. An
-        opener that gives up, by timeout or cancellation, resets the stream. Raises :class:`RemoteError` when the
-        service refuses, :class:`DeadlineExceeded`, :class:`InvalidInput`, :class:`SessionClosed`.
+        opener that gives up, by timeout or cancellation, resets the stream. Raises :class:`RemoteError` when
+        the service refuses, :class:`DeadlineExceeded`, :class:`InvalidInput`, :class:`SessionClosed`.
         """
         self._require_open()
         limit = self._timing.call if timeout is None else timeout
@@ -257,8 +257,8 @@ class Session:
     ) -> dict[str, Any]:
         """Call ``service.method`` and return its result; ``timeout`` is ``Timing.call`` by default.
 
-        Raises :class:`RemoteError` with the service's code, :class:`DeadlineExceeded`, :class:`InvalidInput` when
-        ``params`` is not JSON or too large, :class:`SessionClosed`.
+        Raises :class:`RemoteError` with the service's code, :class:`DeadlineExceeded`, :class:`InvalidInput`
+        when ``params`` is not JSON or too large, :class:`SessionClosed`.
         """
         self._require_open()
         return await self._outgoing.call(route, params, self._timing.call if timeout is None else timeout)

@@ -1,4 +1,4 @@
-"""Runtime, layer 2: a stream as programs use it – bytes in, bytes out, a trailer, an end."""
+"""Runtime, layer 2: a stream as programs use it: bytes in, bytes out, a trailer, an end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runtime: the owner of a session's tasks – none is lost, none outlives its session unnoticed."""
+"""Runtime: the owner of a session's tasks: none is lost, none outlives its session unnoticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transport, layer 0: ``LocalWire`` – both ends in one process; passes frame objects, serialises nothing."""
+"""Transport, layer 0: ``LocalWire``: both ends in one process; passes frame objects, serialises nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _FRAME_COST = 32
 
 
 def local_pair(*, rate: float | None = None, max_frame: int = MAX_FRAME) -> tuple[LocalWire, LocalWire]:
-    """Return two connected wires. ``rate`` in bytes per second slows each direction down; the more urgent lane
-    goes first, frame by frame. Without it, what was sent arrives in the next turn of the event loop."""
+    """Return two connected wires. ``rate`` in bytes per second slows each direction down; the more urgent
+    lane goes first, frame by frame. Without it, what was sent arrives in the next turn of the event loop."""
     one, other = LocalWire(rate, max_frame), LocalWire(rate, max_frame)
     one.join(other)
     other.join(one)
