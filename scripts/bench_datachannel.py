@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure the DataChannel wire: bulk throughput, and a 32-byte echo idle and under bulk.
 
-The peer runs in a process of its own (``--together``: in this one). Prints one table; read ratios, not absolutes.
+The peer runs in a process of its own (``--together``: in this one). Read ratios, not absolutes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Near:
         self.counted = asyncio.Event()
         wire.start(self.receive)
 
-    def receive(self, lane: Lane, frame: Frame) -> None:
+    def receive(self, lane: Lane, _frame: Frame) -> None:
         (self.echo if lane is Lane.TERMINAL_IO else self.counted).set()
 
     async def ping(self) -> float:
@@ -106,8 +106,9 @@ async def measure(wire: WebRtcWire, megabytes: int, runs: int) -> None:
             busy += await echoes_while(near, task)
     report("32 B echo, idle", idle)
     report("32 B echo, under bulk", busy)
+    rate = statistics.median(rates)
     print(
-        f"bulk, {DATA_CHUNK // 1024} KiB frames     median {statistics.median(rates):6.1f} MB/s   runs {rates!s:.60}"
+        f"bulk, {DATA_CHUNK // 1024} KiB frames    median {rate:.1f} MB/s   runs {[round(r, 1) for r in rates]}"
     )
     print(f"round trip (SCTP)      {wire.stats()['roundTripMs']} ms")
 

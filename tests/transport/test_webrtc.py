@@ -27,7 +27,7 @@ from doorstep.protocol.limits import (
     MAX_FRAME,
 )
 from doorstep.protocol.signaling import Candidate, IceServer
-from doorstep.protocol.timing import Timing
+from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport.webrtc import Peer, WebRtcWire
 
 pytestmark = pytest.mark.asyncio
@@ -73,7 +73,7 @@ async def both(near: Peer, far: Peer) -> tuple[WebRtcWire, WebRtcWire]:
 
 
 @asynccontextmanager
-async def peers(count: int = 2, timing: Timing = Timing()) -> AsyncIterator[list[Peer]]:
+async def peers(count: int = 2, timing: Timing = DEFAULT_TIMING) -> AsyncIterator[list[Peer]]:
     made = [Peer([], timing=timing) for _ in range(count)]
     try:
         yield made
@@ -256,7 +256,8 @@ async def stun_server(answers: asyncio.Event) -> AsyncIterator[IceServer]:
     """A STUN server that says nothing before ``answers`` is set."""
 
     class Server(asyncio.DatagramProtocol):
-        asked: list[tuple[bytes, Any]] = []
+        def __init__(self) -> None:
+            self.asked: list[tuple[bytes, Any]] = []
 
         def datagram_received(self, data: bytes, addr: Any) -> None:
             self.asked.append((data, addr))
@@ -272,7 +273,7 @@ async def stun_server(answers: asyncio.Event) -> AsyncIterator[IceServer]:
             self.asked.clear()
 
     loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(Server, local_addr=("0.0.0.0", 0))
+    transport, _ = await loop.create_datagram_endpoint(Server, local_addr=("0.0.0.0", 0))
     try:
         yield IceServer(urls=(f"stun:127.0.0.1:{transport.get_extra_info('sockname')[1]}",))
     finally:
@@ -546,7 +547,7 @@ async def test_frames_before_start_are_kept_in_order() -> None:
             near.send(Lane.CONTROL, Ping(number))
         near.send(Lane.TERMINAL_IO, Ping(99))
         async with asyncio.timeout(SOON):
-            while far.stats()["framesIn"] != 6:
+            while far.stats()["framesIn"] != 6:  # noqa: ASYNC110 - before start() nothing tells
                 await asyncio.sleep(0.001)
         inbox = Inbox(far)
         got = [(await inbox.next())[1] for _ in range(6)]

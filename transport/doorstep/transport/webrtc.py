@@ -76,6 +76,8 @@ class Peer:
         self._lanes: dict[Lane, RTCDataChannel] = {}
         self._foreign = 0
         self._stage = "ICE"
+        self._since = 0.0
+        self._steps: dict[str, float] = {}
         self._settled = asyncio.Event()
         self._up = False
         self._failure = ""
@@ -222,18 +224,25 @@ class Peer:
 
     async def _connect(self, remote: sdp.Description) -> None:
         limit = self._timing.ice
+        self._since = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(limit):
                 await self._connect_ice(remote)
+                self._next_stage("DTLS")
                 await self._connect_dtls(remote)
-                self._stage = "SCTP"
+                self._next_stage("lanes")
                 await self._sctp.start(RTCSctpCapabilities(maxMessageSize=remote.max_message), remote.port)
-                self._stage = "lanes"
                 await self._settled.wait()
+                self._next_stage("")
         except TimeoutError:
             self._lose(f"no connection within {limit:g} s: still waiting for {self._stage}")
         except ConnectFailed as error:
             self._lose(str(error))
+
+    def _next_stage(self, stage: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._steps[self._stage] = round((now - self._since) * 1000, 2)
+        self._stage, self._since = stage, now
 
     async def _connect_ice(self, remote: sdp.Description) -> None:
         self._ice.remote_is_lite = remote.ice_lite
@@ -244,7 +253,6 @@ class Peer:
             raise ConnectFailed("no pair of ICE candidates connects the two peers") from error
 
     async def _connect_dtls(self, remote: sdp.Description) -> None:
-        self._stage = "DTLS"
         mine = "client" if remote.setup == "passive" else "server"
         if not self._offers:
             mine = "server" if remote.setup == "active" else "client"
@@ -330,9 +338,11 @@ class Peer:
             raise ConnectFailed(self._failure or "the peer connection was closed")
 
     def _facts(self) -> dict[str, object]:
-        facts: dict[str, object] = {}
         rtt = self._sctp.round_trip
-        facts["roundTripMs"] = None if rtt is None else round(rtt * 1000, 3)
+        facts: dict[str, object] = {
+            "roundTripMs": None if rtt is None else round(rtt * 1000, 3),
+            "connectMs": dict(self._steps),
+        }
         if self._ice.selected is not None:
             local, remote = self._ice.selected
             facts["localCandidate"] = _fact(local)
