@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -44,6 +44,9 @@ AGENTS_LISTED = 1000
 """PostgREST's own usual limit."""
 TRIES = 3
 """Of a request that can be repeated, when the link fails."""
+
+NOW = "now"
+"""PostgreSQL reads this as the server's time: an agent's own clock may be wrong."""
 
 T = TypeVar("T")
 
@@ -162,7 +165,7 @@ class Backend:
                 "public_key": record.public_key,
                 "metadata": dict(record.metadata),
                 "status": "online",
-                "last_seen": _now(),
+                "last_seen": NOW,
             }
             try:
                 return _one(await self._rows(partial(_upsert, row)))
@@ -174,11 +177,11 @@ class Backend:
 
     async def touch_agent(self, agent: str) -> None:
         """Say that the agent lives."""
-        await self._update(agent, {"status": "online", "last_seen": _now()})
+        await self._update(agent, {"status": "online", "last_seen": NOW})
 
     async def set_offline(self, agent: str) -> None:
         """Say that the agent stops."""
-        await self._update(agent, {"status": "offline", "last_seen": _now()})
+        await self._update(agent, {"status": "offline", "last_seen": NOW})
 
     async def list_agents(self) -> list[AgentRow]:
         """List the user's agents by name."""
@@ -322,7 +325,3 @@ def _names(wanted: str) -> Iterator[str]:
     for number in range(2, SAME_NAME + 1):
         suffix = f"-{number}"
         yield wanted[: NAME_CHARACTERS - len(suffix)] + suffix
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

@@ -1,7 +1,7 @@
 """Transport: who is signed in, kept as files of mode 0600 in a directory of mode 0700.
 
 ``credentials.json`` holds the URL and key of the back end, the e-mail address, and the refresh token or
-password. A refresh token is good for one use, so the processes that share the file take turns: :func:`locked`.
+password. A refresh token is good for one use, so processes that share the file take turns: :func:`locked`.
 """
 
 from __future__ import annotations

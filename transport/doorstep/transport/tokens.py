@@ -1,7 +1,7 @@
 """Transport: an access token that is always valid. Knows no library.
 
 Tokens are renewed well before they expire, by the refresh token or, where there is one, the password. A
-refresh token is good for one use: its successor is written to the credentials file before the lock on it is let
+refresh token is good for one use: its successor is written to the credentials file before its lock is let
 go, and a renewal once begun is finished even if whoever asked for it has gone.
 """
 
