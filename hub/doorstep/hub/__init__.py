@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from doorstep.hub.config import HubConfig, RealtimeLimits, SignInLimits
 from doorstep.hub.events import HubEvent, HubEventKind
+
+if TYPE_CHECKING:
+    from doorstep.hub.server import HubServer
 
 __all__ = ["HubConfig", "HubEvent", "HubEventKind", "HubServer", "RealtimeLimits", "SignInLimits"]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 __all__ = [
     "EmailTaken",
-    "Refused",
     "Refreshed",
+    "Refused",
     "create_user",
     "end_sessions",
     "find_user",
@@ -76,7 +76,8 @@ def create_user(
     providers = {"provider": "email", "providers": ["email"]}
     try:
         db.execute(
-            "INSERT INTO users (id, email, password_hash, app_metadata, user_metadata, created_at, updated_at)"
+            "INSERT INTO users"
+            " (id, email, password_hash, app_metadata, user_metadata, created_at, updated_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 chosen,
@@ -99,8 +100,9 @@ def find_user(
     db: sqlite3.Connection, *, email: str | None = None, user_id: str | None = None
 ) -> sqlite3.Row | None:
     """The row of the account with that address or id."""
-    column, value = ("email", email) if user_id is None else ("id", user_id)
-    row: sqlite3.Row | None = db.execute(f"SELECT * FROM users WHERE {column} = ?", (value,)).fetchone()  # noqa: S608 – one of two literals
+    by_id = user_id is not None
+    sql = "SELECT * FROM users WHERE id = ?" if by_id else "SELECT * FROM users WHERE email = ?"
+    row: sqlite3.Row | None = db.execute(sql, (user_id if by_id else email,)).fetchone()
     return row
 
 
@@ -165,9 +167,10 @@ def start_session(db: sqlite3.Connection, user_id: str) -> Refreshed:
 def refresh(db: sqlite3.Connection, token: str, secret: str) -> Refreshed | None:
     """Go on with the session of ``token``; the next token replaces it.
 
-    Tokens are stored hashed, and each is derived from the one before it, so that the parent of the active one –
-    a client that never got our answer – can be given the active one again (GoTrue's reuse tolerance). Any older
-    token ends the session: that returns ``None``, not an exception, since the transaction must be committed.
+    Tokens are stored hashed, and each is derived from the one before it, so that a client that never got our
+    answer and comes again with the parent of the active one can be given the active one again (GoTrue's reuse
+    tolerance). Any older token ends the session: that returns ``None`` and does not raise, since it must be
+    committed.
     """
     found = db.execute(
         "SELECT t.used, t.session_id, s.user_id FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id"
@@ -214,9 +217,8 @@ def make_link(db: sqlite3.Connection, user_id: str, seconds: float) -> str:
 
 def use_link(db: sqlite3.Connection, token: str) -> str | None:
     """The user a sign-in link belongs to; the link is spent whether it had expired or not."""
-    row = db.execute(
-        "DELETE FROM links WHERE hash = ? RETURNING user_id, expires_at", (_hash(token),)
-    ).fetchone()
+    sql = "DELETE FROM links WHERE hash = ? RETURNING user_id, expires_at"
+    row = db.execute(sql, (_hash(token),)).fetchone()
     if row is None or row["expires_at"] < time.time():
         return None
     user_id: str = row["user_id"]
@@ -249,6 +251,6 @@ def _forget_ancestors(db: sqlite3.Connection, session: str, keep: int = 64) -> N
     """Bound what a long session leaves behind; a token older than ``keep`` refreshes is simply unknown."""
     db.execute(
         "DELETE FROM refresh_tokens WHERE session_id = ?1 AND hash NOT IN"
-        " (SELECT hash FROM refresh_tokens WHERE session_id = ?1 ORDER BY created_at DESC, rowid DESC LIMIT ?2)",
+        " (SELECT hash FROM refresh_tokens WHERE session_id = ?1 ORDER BY created_at DESC LIMIT ?2)",
         (session, keep),
     )

@@ -17,7 +17,7 @@ from doorstep.protocol.access import RowAction, Subject, may_rows
 __all__ = ["TABLE", "Access", "Conflict", "count", "delete", "insert", "select", "update"]
 
 TABLE = "agents"
-_KEYS = {("id",): "agents_pkey", ("owner_id", "name"): "agents_owner_id_name_key"}
+_KEYS: dict[tuple[str, ...], str] = {("id",): "agents_pkey", ("owner_id", "name"): "agents_owner_id_name_key"}
 _POLICY = 'new row violates row-level security policy for table "agents"'
 
 Row = sqlite3.Row
@@ -67,7 +67,7 @@ class Access:
 
 def select(db: sqlite3.Connection, access: Access, query: Query) -> list[Row]:
     where = Where.all_of((access.where, query.where))
-    sql = f"SELECT * FROM agents WHERE {where.sql} ORDER BY {query.order} LIMIT ? OFFSET ?"  # noqa: S608 – names are checked, values are bound
+    sql = f"SELECT * FROM agents WHERE {where.sql} ORDER BY {query.order} LIMIT ? OFFSET ?"  # noqa: S608 (names are checked, values are bound)
     return db.execute(sql, (*where.values, query.limit, query.offset)).fetchall()
 
 
@@ -118,7 +118,8 @@ def _insert(
         # The row there is somebody else's: PostgreSQL's USING clause refuses to update it.
         access.check({"owner_id": present["owner_id"]})
     _update(db, present["id"], given)
-    return given.get("id", present["id"])
+    changed: str = given.get("id", present["id"])
+    return changed
 
 
 def _present(db: sqlite3.Connection, row: Mapping[str, Any], keys: Sequence[str]) -> Row | None:

@@ -1,4 +1,4 @@
-"""Hub: ``/auth/v1`` – the part of GoTrue's HTTP interface that the official clients use here."""
+"""Hub: ``/auth/v1``, the part of GoTrue's HTTP interface that the official clients use here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from doorstep.hub.services import Services, bearer, services
 from doorstep.hub.tokens import Claims, TokenError
 from doorstep.protocol.access import Role
 
-__all__ = ["AuthError", "ROUTES", "auth_error", "client_address"]
+__all__ = ["ROUTES", "AuthError", "auth_error", "client_address"]
 
 T = TypeVar("T")
 
@@ -204,7 +204,7 @@ async def delete_user(request: Request) -> Response:
 
 
 async def generate_link(request: Request) -> Response:
-    """``POST /admin/generate_link {type: magiclink, email}``: the link's token and the user, in one object."""
+    """``POST /admin/generate_link {type: magiclink, email}``: the link's token and the user, in one."""
     _service(request)
     hub = services(request)
     body = await _body(request, _Link)

@@ -1,7 +1,8 @@
-"""Hub: topics, their members, and how a message reaches them. Public and private topics of one name are two topics."""
+"""Hub: topics, their members, and how messages reach them. Public and private ones of one name are two."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,7 +29,7 @@ class Topic:
         return PREFIX + self.name
 
 
-class Member(Protocol):
+class Member(Hashable, Protocol):
     """What the bus knows of a joined channel."""
 
     grant: Grant
@@ -41,7 +42,7 @@ class Member(Protocol):
 @dataclass(slots=True)
 class _Room:
     # A dict keeps the order in which members joined.
-    members: dict[Member, None] = field(default_factory=dict)
+    members: dict[Member, None] = field(default_factory=dict[Member, None])
     presence: Presence = field(default_factory=Presence)
 
 

@@ -1,4 +1,4 @@
-"""Hub: one joined channel of one socket: its rights, its token, its presence, and what its client may send."""
+"""Hub: one joined channel of one socket: its rights, its token, its presence, what its client may send."""
 
 from __future__ import annotations
 

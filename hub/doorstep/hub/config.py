@@ -15,10 +15,10 @@ DEFAULT_PORT = 4480
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealtimeLimits:
-    """Waits (seconds) and bounds of the realtime socket; the names in brackets are the real server's settings."""
+    """Waits (seconds) and bounds of the realtime socket; in brackets the real server's names."""
 
     join_error_delay: float = 0.0
-    """A refused join is answered this late, the whole socket frozen meanwhile (CHANNEL_ERROR_BACKOFF_MS, 5 s)."""
+    """A refused join is answered this late, the socket frozen till then (CHANNEL_ERROR_BACKOFF_MS, 5 s)."""
     connect_error_delay: float = 0.0
     """A refused handshake is answered this late (CONNECT_ERROR_BACKOFF_MS, 2 s)."""
     idle: float = 60.0
@@ -63,7 +63,7 @@ class SignInLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubConfig:
-    """How one hub runs. ``state_dir`` is the product's state directory; the hub keeps its files in ``hub/`` there."""
+    """How one hub runs. ``state_dir`` is the product's; the hub's own files are in ``hub/`` there."""
 
     state_dir: Path
     host: str = "127.0.0.1"

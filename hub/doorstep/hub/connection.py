@@ -1,4 +1,4 @@
-"""Hub: one WebSocket as uvicorn speaks it, plus what ASGI cannot say: idle time, and dropping a stuck peer."""
+"""Hub: one WebSocket as uvicorn speaks it, plus what ASGI cannot say: idle time, dropping a stuck peer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HubWebSocket(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         # The task that reads the scope has not run yet.
         if self.response.status_code == 101:
-            self.scope["state"]["wire"] = self
+            self.scope.setdefault("state", {})["wire"] = self
             self._watch_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -21,7 +21,7 @@ class HubEventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HubEvent:
-    """One thing that happened. ``subject`` is the user id (an e-mail for sign-ins); ``agent`` the agent's id."""
+    """One thing that happened. ``subject`` is the user id (for sign-ins the address); ``agent`` is its id."""
 
     kind: HubEventKind
     subject: str

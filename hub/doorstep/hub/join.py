@@ -12,7 +12,7 @@ import msgspec
 __all__ = ["JoinConfig", "read_join"]
 
 _encode = msgspec.json.Encoder(order="sorted").encode
-_decode = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +33,12 @@ class JoinConfig:
 
 def read_join(sub_topic: str, payload: msgspec.Raw) -> JoinConfig | None:
     """Read a join payload; ``None`` when it is not an object."""
-    given = _decode(payload)
-    if not isinstance(given, dict):
+    try:
+        given = _decode(payload)
+    except msgspec.ValidationError:
         return None
-    config = given.get("config")
-    legacy = not isinstance(config, dict)
-    config = _map(config)
+    legacy = not isinstance(given.get("config"), dict)
+    config = _map(given.get("config"))
     broadcast, presence = _map(config.get("broadcast")), _map(config.get("presence"))
     changes = [{"schema": sub_topic}] if legacy else config.get("postgres_changes")
     key = presence.get("key")
@@ -48,7 +48,7 @@ def read_join(sub_topic: str, payload: msgspec.Raw) -> JoinConfig | None:
         broadcast_self=_bool(broadcast.get("self")),
         presence_key=key if isinstance(key, str) and key else str(uuid.uuid4()),
         presence_enabled=_bool(presence.get("enabled")),
-        bindings=tuple(_binding(change) for change in _list(changes) if isinstance(change, dict)),
+        bindings=tuple(_binding(change) for change in _maps(changes)),
         legacy=legacy,
         token=_token(given),
     )
@@ -69,8 +69,14 @@ def _bool(value: object) -> bool:
 
 
 def _map(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    found = _maps([value])
+    return found[0] if found else {}
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _maps(values: object) -> list[dict[str, Any]]:
+    """The objects in a list; anything else is left out."""
+    try:
+        items = msgspec.convert(values, list[Any])
+        return [msgspec.convert(item, dict[str, Any]) for item in items if isinstance(item, dict)]
+    except msgspec.ValidationError:
+        return []

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from jwt.algorithms import ECAlgorithm
 
 __all__ = ["Keys", "Owner", "load_keys", "load_owner", "private_directory"]
 
@@ -61,7 +62,7 @@ class Keys:
 
     def jwks(self) -> dict[str, Any]:
         """The public half, as ``/.well-known/jwks.json`` shows it."""
-        key: dict[str, Any] = jwt.algorithms.ECAlgorithm.to_jwk(self.signing_key.public_key(), as_dict=True)
+        key: dict[str, Any] = ECAlgorithm.to_jwk(self.signing_key.public_key(), as_dict=True)
         return {"keys": [key | {"kid": self.kid, "alg": "ES256", "use": "sig", "key_ops": ["verify"]}]}
 
 
@@ -83,8 +84,16 @@ def load_keys(directory: Path) -> Keys:
     key = load_pem_private_key(stored.signing_key.encode(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError(f"{path}: signing_key is not an elliptic curve key")
-    fields = {name: getattr(stored, name) for name in stored.__struct_fields__}
-    return Keys(**fields | {"signing_key": key})
+    return Keys(
+        jwt_secret=stored.jwt_secret,
+        refresh_secret=stored.refresh_secret,
+        signing_key=key,
+        kid=stored.kid,
+        anon_key=stored.anon_key,
+        service_key=stored.service_key,
+        publishable_key=stored.publishable_key,
+        secret_key=stored.secret_key,
+    )
 
 
 def load_owner(directory: Path, email: str) -> Owner:

@@ -1,4 +1,4 @@
-"""Hub: slow a guesser down. After the free attempts each failure doubles the wait, per account and per address."""
+"""Hub: slow a guesser down: each failure after the free ones doubles the wait, per account and address."""
 
 from __future__ import annotations
 

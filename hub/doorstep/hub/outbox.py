@@ -1,4 +1,4 @@
-"""Hub: the frames waiting for one socket: bounded, in order, and able to stand still while a join is refused."""
+"""Hub: the frames waiting for one socket: bounded, in order, standing still while a join is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Outbox"]
 
 
 class Outbox:
-    """A queue for one writer. Once it has overflowed it takes nothing more: the reader is too slow to keep."""
+    """A queue for one writer. Once it has overflowed it takes no more: the reader is too slow to keep."""
 
     def __init__(self, limits: RealtimeLimits) -> None:
         self._most_frames = limits.queue_frames

@@ -1,4 +1,4 @@
-"""Hub: ``/realtime/v1/websocket`` – the handshake, and the conversation of one socket."""
+"""Hub: ``/realtime/v1/websocket``: the handshake, and the conversation of one socket."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from typing import Literal
 
 import msgspec
 from starlette.responses import JSONResponse, Response
@@ -114,7 +115,7 @@ class RealtimeSocket:
 
     async def run(self) -> None:
         """Talk until the client leaves, the reader is too slow, or the hub stops."""
-        tasks = [
+        tasks: list[asyncio.Task[None] | asyncio.Task[Literal[True]]] = [
             asyncio.create_task(self._read(), name="realtime-read"),
             asyncio.create_task(self._write(), name="realtime-write"),
             asyncio.create_task(self._outbox.overflowed.wait(), name="realtime-overflow"),
@@ -127,13 +128,13 @@ class RealtimeSocket:
             self._channels.clear()
             for task in tasks:
                 task.cancel()
-            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(tasks)
         if self._outbox.overflowed.is_set():
             log.warning("a realtime client reads too slowly; its socket is dropped")
             self._connection.state.wire.abort()
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
 
     # Outgoing
 

@@ -1,4 +1,4 @@
-"""Hub: ``/realtime/v1/api`` – broadcasts sent by HTTP."""
+"""Hub: ``/realtime/v1/api``: broadcasts sent by HTTP."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ async def batch(request: Request) -> Response:
         messages = msgspec.json.decode(await request.body(), type=_Batch).messages
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return JSONResponse({"errors": {"messages": ["is invalid"]}}, status_code=422)
-    faults = [_faults(hub, message) for message in messages] or [_BLANK]
-    if any(faults):
-        return JSONResponse({"errors": {"messages": faults}}, status_code=422)
+    faults = [_faults(hub, message) for message in messages]
+    if not messages or any(faults):
+        return JSONResponse({"errors": {"messages": faults or [_BLANK]}}, status_code=422)
     for message in messages:
         assert message.topic is not None
         assert message.payload is not None

@@ -1,10 +1,10 @@
-"""Hub: ``/rest/v1`` – the part of PostgREST's interface that the agents table needs."""
+"""Hub: ``/rest/v1``, the part of PostgREST's interface that the agents table needs."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -23,7 +23,7 @@ from doorstep.protocol.access import RowAction
 __all__ = ["ROUTES", "RestError", "rest_error"]
 
 _OBJECT = "application/vnd.pgrst.object+json"
-_MOST_OBJECTS = 1_000
+_Objects = Annotated[list[dict[str, Any]], msgspec.Meta(max_length=1_000)]
 
 
 def rest_error(_: Request, error: Exception) -> Response:
@@ -85,9 +85,7 @@ async def create(request: Request) -> Response:
     resolution = call.prefer.get("resolution")
     call.access.require(RowAction.INSERT if resolution is None else RowAction.INSERT | RowAction.UPDATE)
     body = await _json(request)
-    objects: list[dict[str, Any]] = body if isinstance(body, list) else [body]
-    if len(objects) > _MOST_OBJECTS or not all(isinstance(each, dict) for each in objects):
-        raise RestError(400, "PGRST102", "Empty or invalid json")
+    objects = _objects(body)
     if call.query.columns is not None:
         objects = [{k: v for k, v in each.items() if k in call.query.columns} for each in objects]
     conflict = None
@@ -102,9 +100,10 @@ async def change(request: Request) -> Response:
     call = _Call(request)
     call.access.require(RowAction.UPDATE)
     body = await _json(request)
-    if not isinstance(body, dict):
+    changes = _objects(body)
+    if isinstance(body, list):
         raise RestError(400, "PGRST102", "Empty or invalid json")
-    rows = await _change(request, lambda db: agents.update(db, call.access, call.query, body))
+    rows = await _change(request, lambda db: agents.update(db, call.access, call.query, changes[0]))
     return call.changed(rows, minimal=204, full=200)
 
 
@@ -149,6 +148,13 @@ async def _json(request: Request) -> object:
     try:
         return msgspec.json.decode(await request.body())
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raise RestError(400, "PGRST102", "Empty or invalid json") from None
+
+
+def _objects(body: object) -> list[dict[str, Any]]:
+    try:
+        return msgspec.convert(body if isinstance(body, list) else [body], _Objects)
+    except msgspec.ValidationError:
         raise RestError(400, "PGRST102", "Empty or invalid json") from None
 
 

@@ -190,7 +190,8 @@ def _glob(pattern: str) -> str:
 
 def _split(text: str) -> list[str]:
     """Cut at commas that are outside quotes and parentheses."""
-    parts, depth, quoted, start, skip = [], 0, False, 0, False
+    parts: list[str] = []
+    depth, quoted, start, skip = 0, False, 0, False
     for position, character in enumerate(text):
         if skip:
             skip = False

@@ -1,4 +1,4 @@
-"""Hub: values of the agents table between JSON, PostgREST's text and SQLite, checked as PostgreSQL checks them."""
+"""Hub: values of the agents table between JSON, PostgREST's text and SQLite, checked as PostgreSQL does."""
 
 from __future__ import annotations
 

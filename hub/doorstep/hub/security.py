@@ -1,6 +1,6 @@
 """Hub: what surrounds every request: which hosts may be named, body limits, CORS, and the browser's orders.
 
-A hub on the loopback address is reachable by every page its user opens. The bearer token keeps those out, and the
+A hub on the loopback address is reachable by every page its user opens. The bearer token keeps those out; the
 host check keeps a page from becoming "same origin" by pointing its own name at 127.0.0.1 (DNS rebinding).
 """
 
@@ -20,7 +20,7 @@ API_PREFIXES = ("/auth/v1/", "/rest/v1/", "/realtime/v1/", "/api/", "/socket/")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _CORS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Content-Range, Content-Location, Preference-Applied, Retry-After, X-Supabase-Api-Version",
+    "Access-Control-Expose-Headers": "Content-Range, Content-Location, Preference-Applied, Retry-After",
 }
 _PREFLIGHT = _CORS | {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -30,14 +28,6 @@ _OWNER_EMAIL = "owner@doorstep.local"
 _STOP_SECONDS = 2
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: signals belong to the command line."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class HubServer:
     """Start, stop, and the few things a program around the hub needs."""
 
@@ -45,8 +35,9 @@ class HubServer:
         self.config = config
         self._on_event = on_event or _ignore
         self._services: Services | None = None
-        self._server: _Uvicorn | None = None
+        self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._listener: socket.socket
 
     @property
     def services(self) -> Services:
@@ -73,7 +64,7 @@ class HubServer:
         return self.keys.service_key
 
     async def start(self) -> None:
-        """Open the files, listen, and return when requests are answered. Raises ``OSError`` for a taken port."""
+        """Open the files, listen, return when requests are answered. Raises ``OSError`` for a taken port."""
         directory = private_directory(private_directory(self.config.state_dir) / "hub")
         listener = _listen(self.config.host, self.config.port)
         try:
@@ -83,34 +74,17 @@ class HubServer:
             listener.close()
             raise
         self._services = services
-        limits = self.config.realtime
-        self._server = _Uvicorn(
-            uvicorn.Config(
-                build_app(services),
-                log_config=None,
-                log_level="warning",  # at "info" it logs URLs, which carry keys
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                ws=websocket_class(limits.idle),
-                ws_max_size=limits.frame_bytes,
-                ws_ping_interval=None,
-                ws_per_message_deflate=False,
-                timeout_graceful_shutdown=_STOP_SECONDS,
-                proxy_headers=False,
-            )
-        )
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="hub")
-        while not self._server.started and not self._serving.done():
-            await asyncio.sleep(0.005)
-        if self._serving.done():
-            await self._serving
+        self._listener = listener
+        self._server = await _serve(services, listener)
+        # uvicorn's own serve() would take the process's signals, which belong to the command line.
+        self._serving = asyncio.create_task(self._server.main_loop(), name="hub")
 
     async def stop(self) -> None:
         """Close every connection (1012), finish what is written, close the files. Idempotent."""
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await self._serving
+            await self._server.shutdown([self._listener])
             self._server = self._serving = None
         if self._services is not None:
             services, self._services = self._services, None
@@ -152,6 +126,30 @@ class HubServer:
         )
 
 
+async def _serve(services: Services, listener: socket.socket) -> uvicorn.Server:
+    """A uvicorn server that answers on ``listener``."""
+    limits = services.config.realtime
+    config = uvicorn.Config(
+        build_app(services),
+        log_config=None,
+        log_level="warning",  # at "info" it logs URLs, which carry keys
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        ws=websocket_class(limits.idle),
+        ws_max_size=limits.frame_bytes,
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+        proxy_headers=False,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup([listener])
+    return server
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=512)
@@ -159,7 +157,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _local_url(host: str, port: int) -> str:
     """The URL on this machine; a hub on all addresses is called by the loopback one."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 – compared, not bound
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 

@@ -1,4 +1,4 @@
-"""Hub: what the request handlers share – one object, made at start, owned by the server."""
+"""Hub: what the request handlers share: one object, made at start, owned by the server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Services:
     lockout: Lockout
     bus: Bus
     on_event: OnEvent
-    sockets: set[object] = field(default_factory=set)
+    sockets: set[object] = field(default_factory=set[object])
     """The connected realtime sockets."""
 
 

@@ -1,15 +1,16 @@
-"""Hub: access tokens – making them for users, and finding out whom a token or key names."""
+"""Hub: access tokens: making them for users, and finding out whom a token or key names."""
 
 from __future__ import annotations
 
 import hmac
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from doorstep.hub.keys import Keys
 from doorstep.protocol.access import Role, Subject
@@ -66,7 +67,6 @@ class Claims:
     sub: str | None = None
     session: str | None = None
     email: str | None = None
-    everything: dict[str, Any] = field(default_factory=dict)
 
     @property
     def subject(self) -> Subject:
@@ -90,16 +90,17 @@ class Tokens:
     def access_token(
         self, user: dict[str, Any], session: str, *, method: str = "password", seconds: float | None = None
     ) -> tuple[str, int, int]:
-        """A new token for ``user`` (GoTrue's JSON): the token, its lifetime and its expiry in epoch seconds."""
+        """A new token for ``user`` (GoTrue's JSON): the token, its lifetime, its expiry in epoch seconds."""
         now = int(time.time())
         lifetime = self._seconds if seconds is None else seconds
+        expires = int(now + lifetime)
         claims = {
             "iss": self._issuer,
             "sub": user["id"],
             "aud": "authenticated",
             "role": "authenticated",
             "iat": now,
-            "exp": int(now + lifetime),
+            "exp": expires,
             "email": user["email"],
             "phone": "",
             "app_metadata": user["app_metadata"],
@@ -110,7 +111,7 @@ class Tokens:
             "is_anonymous": False,
         }
         token = jwt.encode(claims, self._keys.signing_key, algorithm="ES256", headers={"kid": self._keys.kid})
-        return token, int(lifetime), claims["exp"]
+        return token, int(lifetime), expires
 
     def verify(self, token: str) -> Claims:
         """Whom ``token`` names; raise :class:`TokenError` otherwise."""
@@ -127,7 +128,6 @@ class Tokens:
             sub=_string(claims.get("sub")),
             session=_string(claims.get("session_id")),
             email=_string(claims.get("email")),
-            everything=claims,
         )
         found.check(time.time())
         return found
@@ -152,10 +152,16 @@ class Tokens:
             raise TokenError(TokenFault.MALFORMED) from None
         raise TokenError(TokenFault.SIGNATURE)
 
-    def _signed(self, token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:
+    def _signed(
+        self, token: str, key: ec.EllipticCurvePublicKey | str, algorithms: list[str]
+    ) -> dict[str, Any]:
         # Expiry and claims are checked by verify(), which has the real server's words for them.
-        unchecked = {"verify_exp": False, "verify_aud": False, "verify_iat": False, "verify_nbf": True}
-        return jwt.decode(token, key, algorithms=algorithms, options=unchecked)
+        return jwt.decode(
+            token,
+            key,
+            algorithms=algorithms,
+            options={"verify_exp": False, "verify_aud": False, "verify_iat": False},
+        )
 
 
 def _string(value: object) -> str | None:

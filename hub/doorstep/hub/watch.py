@@ -17,7 +17,7 @@ _KNOCK = "connection-request"
 
 
 class _Knock(msgspec.Struct):
-    agentId: str = ""  # noqa: N815 – the wire's name
+    agentId: str = ""  # noqa: N815 (the wire's name)
 
 
 class _Broadcast(msgspec.Struct):

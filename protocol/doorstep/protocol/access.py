@@ -1,7 +1,7 @@
 """Protocol: who may read and write which topic and which row, as data and one pure decision.
 
-The default rules state what ``sql/`` states as policies; the same vectors (``protocol/vectors/access.json``) are
-run against both.
+The default rules state what ``sql/`` states as policies; the same vectors (``protocol/vectors/access.json``)
+are run against both.
 """
 
 from __future__ import annotations

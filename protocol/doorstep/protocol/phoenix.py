@@ -1,7 +1,7 @@
 """Protocol: the Phoenix channel frames of Supabase Realtime, versions 1.0.0 and 2.0.0, text and binary.
 
-Source: Supabase Realtime 2.129.8 on the wire. The payload of a frame is never parsed here: it is checked to be
-JSON and carried raw, so that a hub forwards what it was given, encoded once per broadcast and version.
+Source: Supabase Realtime 2.129.8 on the wire. The payload of a frame is never parsed here: it is checked to
+be JSON and carried raw, so that a hub forwards what it was given, encoded once per broadcast and version.
 
 =========  ==================================================================================================
 1.0.0      client ``{topic, event, payload, ref, join_ref?}``; server ``{ref, event, payload, topic}``
@@ -108,7 +108,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def decode(vsn: Vsn, frame: str | bytes) -> Incoming:
-    """Read one client frame; raise :class:`ProtocolError` for anything else (a server drops it in silence)."""
+    """Read one client frame; raise :class:`ProtocolError` for anything else (servers drop it in silence)."""
     if isinstance(frame, bytes):
         if vsn is Vsn.V1:
             raise ProtocolError("version 1.0.0 has no binary frames", 0)
@@ -152,8 +152,8 @@ def encode_user_broadcast(
 class Outgoing:
     """One message to many sockets, encoded at most once per version.
 
-    ``Outgoing.push`` carries a text payload unchanged. ``Outgoing.broadcast`` carries a user broadcast: a binary
-    frame in version 2.0.0, a text frame in 1.0.0, and nothing at all in 1.0.0 if its payload is bytes.
+    ``Outgoing.push`` carries a text payload unchanged. ``Outgoing.broadcast`` carries a user broadcast: a
+    binary frame in version 2.0.0, a text frame in 1.0.0, and nothing at all in 1.0.0 if its payload is bytes.
     """
 
     __slots__ = ("_frames", "_source")

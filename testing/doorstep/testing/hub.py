@@ -1,10 +1,10 @@
-"""Testing: a hub to throw away: real, on a free loopback port, with its state in a directory of the caller's."""
+"""Testing: a hub to throw away: real, on a free loopback port, its state in a directory of the caller's."""
 
 from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +71,7 @@ class ThrowAwayHub:
 
 
 @asynccontextmanager
-async def throw_away_hub(state_dir: Path, **changes: Any) -> AsyncIterator[ThrowAwayHub]:
+async def throw_away_hub(state_dir: Path, **changes: Any) -> AsyncGenerator[ThrowAwayHub, None]:
     """Run a hub on a free port; ``changes`` are fields of :class:`~doorstep.hub.config.HubConfig`."""
     config = replace(HubConfig(state_dir=state_dir, port=0, sign_in=CHEAP), **changes)
     events: list[HubEvent] = []
