@@ -9,7 +9,7 @@
     05 DATA     id offset bytes   0a REPLY   length JSON payload    0f SWITCH
 
 Numbers are unsigned LEB128, at most 8 bytes, below 2^53, never over-long. A JSON body is one UTF-8 object
-that fills the rest of the frame, except where its length comes first; the body of FIN may have no bytes, which
+that fills the rest of the frame, except where its length comes first; the body of FIN may be empty, which
 means ``{}``. Unknown members of a body are ignored.
 """
 

@@ -63,8 +63,8 @@ class StreamMachine:
     Methods named after what this side does (``accept``, ``send``, ``finish``, ``reset``, ``consume``) return
     the frame to send and raise :class:`StreamClosed` or :class:`RemoteError` when the stream no longer allows
     it. Methods named ``receive_…`` take what the peer sent and raise :class:`ProtocolError` when it may not;
-    after a RESET they take everything and do nothing, for it was sent before the peer knew. A call that raises
-    has changed nothing.
+    after a RESET they take everything and do nothing, for it was sent before the peer knew. A call that
+    raises has changed nothing.
     """
 
     __slots__ = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from doorstep.protocol.errors import SessionClosed, WireClosed
 from doorstep.protocol.frames import Accept, Data, Fin, Reset, Window
@@ -168,12 +168,14 @@ class Stream:
             await self._arrival()
         return self._take(most)
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._iterate()
+    def __aiter__(self) -> Self:
+        return self
 
-    async def _iterate(self) -> AsyncIterator[bytes]:
-        while chunk := await self.read():
-            yield chunk
+    async def __anext__(self) -> bytes:
+        """:meth:`read` until the peer has finished. No generator: leaving the loop leaves nothing behind."""
+        if chunk := await self.read():
+            return chunk
+        raise StopAsyncIteration
 
     async def _arrival(self) -> None:
         if self._reader is not None:
