@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure each step from nothing to an open WebRTC wire, both peers on this machine.
 
-Prints medians over N connects in one process, and what is paid once per process. ``--stock`` adds aiortc's own
+Prints medians over N connects in one process, and what is paid once. ``--stock`` adds aiortc's own
 ``RTCPeerConnection`` with the same four channels for comparison.
 """
 

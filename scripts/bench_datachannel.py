@@ -106,10 +106,8 @@ async def measure(wire: WebRtcWire, megabytes: int, runs: int) -> None:
             busy += await echoes_while(near, task)
     report("32 B echo, idle", idle)
     report("32 B echo, under bulk", busy)
-    rate = statistics.median(rates)
-    print(
-        f"bulk, {DATA_CHUNK // 1024} KiB frames    median {rate:.1f} MB/s   runs {[round(r, 1) for r in rates]}"
-    )
+    each = " ".join(f"{rate:.1f}" for rate in rates)
+    print(f"bulk, {DATA_CHUNK // 1024} KiB frames    median {statistics.median(rates):.1f} MB/s   runs {each}")
     print(f"round trip (SCTP)      {wire.stats()['roundTripMs']} ms")
 
 
