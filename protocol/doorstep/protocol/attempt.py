@@ -7,10 +7,11 @@ How an adapter uses it, besides the loop described in :mod:`doorstep.protocol.ma
     machine.handle(Pause(), now)        # a retry is coming (tenacity: before_sleep)
     machine.handle(Retry(), now)        # the pause is over
 
-Answers are told apart as :mod:`doorstep.protocol.signaling` says: ``sessionId`` says whose, ``replyTo`` to which
-of our offers. ``ready``, ``answer`` and ``candidate`` without a ``sessionId`` come from an agent that knows none,
-and count; a refusal without one refuses the anonymous session and counts for that one alone. A message that can
-only be a reaction to what we are still sending proves that it was sent.
+Answers are told apart as :mod:`doorstep.protocol.signaling` says: ``sessionId`` says whose,
+``replyTo`` to which of our offers. ``ready``, ``answer`` and ``candidate`` without a ``sessionId``
+come from an agent that knows none, and count; a refusal without one refuses the anonymous session
+and counts for that one alone. A message that can only be a reaction to what we are still sending
+proves that it was sent.
 """
 
 from __future__ import annotations
@@ -158,7 +159,6 @@ TRANSITIONS: Mapping[tuple[AttemptState, AttemptTrigger], AttemptState] = Mappin
         (_S.REQUESTING, _T.SIGNALING_JOINED): _S.REQUESTING,
         (_S.REQUESTING, _T.OFFER_CREATED): _S.REQUESTING,
         (_S.REQUESTING, _T.REQUEST_SENT): _S.WAITING_READY,
-        (_S.WAITING_READY, _T.OFFER_CREATED): _S.WAITING_READY,
         (_S.WAITING_READY, _T.READY): _S.CREATING_OFFER,
         (_S.CREATING_OFFER, _T.SIGNALING_JOINED): _S.CREATING_OFFER,
         (_S.CREATING_OFFER, _T.OFFER_CREATED): _S.CREATING_OFFER,
@@ -234,8 +234,10 @@ class Outcome:
 class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
     """Connects to one agent: at most 1 + ``retries`` attempts within ``timing.total``.
 
-    ``session_id`` None is the anonymous session. With ``express`` the offer is made, and the signaling
-    channel joined, at once, so that the request can carry the offer and every answer finds its listener.
+    ``session_id`` None is the anonymous session. With ``express`` the first attempt makes its offer and joins
+    the signaling channel at once, so that the request carries the offer and every answer finds its listener:
+    never later than the plain flow, two round trips sooner at best. The retries are plain, since the agent may
+    be offline and a knock should not wait for an offer.
     """
 
     def __init__(
@@ -349,7 +351,7 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         self._forget()
         self._move(trigger, now, reason)
         self._emit(JoinAgents(self._serial))
-        if self._express:
+        if self._express and self._attempt == 1:
             self._prepare(None)
 
     def _pause(self, now: float) -> None:
@@ -412,7 +414,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         self._emit(CreateOffer(self._serial, ice_servers))
 
     def _send_request(self) -> None:
-        if self._request_out or not self._agents or (self._express and not self._signaling):
+        prepared = not self._peer or (self._signaling and self._offer is not None)
+        if self._request_out or not self._agents or not prepared:
             return
         self._request_out = True
         self._offer_out = self._offer is not None

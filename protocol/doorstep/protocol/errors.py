@@ -8,7 +8,8 @@
     │   ├── NotSignedIn         no credentials, or they are no longer accepted
     │   ├── Unauthorized        the back end's policies say no
     │   ├── AgentNotFound       no agent of that name or id belongs to you
-    │   └── StreamClosed        this side has already finished or reset the stream
+    │   ├── StreamClosed        this side has already finished or reset the stream
+    │   └── NotAllowed          a machine was given an event that its state does not allow
     ├── PeerError             the peer's fault: it answered, and the answer is no or nonsense
     │   ├── ConnectionRefused   the agent sent ``connection-refused``
     │   ├── AgentUnreachable    the agent is offline or not responding

@@ -1,14 +1,14 @@
 """Protocol: the signaling messages, their wire form and their checks (wire.md §2).
 
-A message is a broadcast event name and a JSON object. :func:`parse` turns what arrived into one frozen message,
-or raises :class:`~doorstep.protocol.errors.MalformedMessage` (the peer's fault). Building one with a bad value
-raises :class:`~doorstep.protocol.errors.InvalidInput` (ours). Both run the same checks; unknown fields are
-ignored.
+A message is a broadcast event name and a JSON object. :func:`parse` turns what arrived into one
+frozen message, or raises :class:`~doorstep.protocol.errors.MalformedMessage` (the peer's fault).
+Building one with a bad value raises :class:`~doorstep.protocol.errors.InvalidInput` (ours). Both
+run the same checks; unknown fields are ignored.
 
-One optional field is ours, beyond the table of wire.md: ``replyTo`` on ``answer`` and ``connection-ready`` is the
-ICE username fragment of the offer that is answered. A session keeps its ``sessionId`` over all its attempts;
-this is how a client tells an answer to its present offer from a late answer to an older one. A peer that omits it
-is believed.
+One optional field is ours, beyond the table of wire.md: ``replyTo`` on ``answer`` and
+``connection-ready`` is the ICE username fragment of the offer that is answered. A session keeps its
+``sessionId`` over all its attempts; this is how a client tells an answer to its present offer from
+a late answer to an older one. A peer that omits it is believed.
 """
 
 from __future__ import annotations
