@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
 from doorstep.hub.config import HubConfig
 from doorstep.hub.server import HubServer
 from doorstep.protocol.ids import agents_topic, user_id
@@ -22,9 +26,6 @@ from doorstep.testing.hub import CHEAP, HubUser, ThrowAwayHub
 from doorstep.transport.realtime import RealtimeSignaling
 from doorstep.transport.signaling import ChannelSpec, ChannelState, Presence
 from doorstep.transport.supervisor import SupervisedSignaling
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 
 QUICK = Timing(
     join=3, reconnect_first=0.02, reconnect_cap=0.1, probe=0.2, probe_answer=2, acknowledge=2,
@@ -172,6 +173,7 @@ class Tap:
         self.silent = False
         self.dropped: set[str] = set()
         """Server events that do not pass."""
+        self._news = asyncio.Event()
         self._server: Server | None = None
         self.port = 0
 
@@ -207,6 +209,16 @@ class Tap:
         except OSError:
             pass  # the hub is down: so is this socket
 
+    async def until(self, condition: Callable[[list[dict[str, Any]]], bool]) -> None:
+        async with asyncio.timeout(LIMIT):
+            while not condition(self.sent):
+                self._news.clear()
+                await self._news.wait()
+
+    async def send(self, link: int, frame: dict[str, Any]) -> None:
+        """Send a frame to the hub in a client's name."""
+        await self.links[link][1].send(json.dumps(frame))
+
     async def leave_behind_their_backs(self, topic: str) -> None:
         """Make the server leave the topic for every client: it answers with phx_close."""
         joins = {
@@ -228,6 +240,7 @@ class Tap:
         with contextlib.suppress(ConnectionClosed):
             async for frame in client:
                 self.sent.append(json.loads(frame))
+                self._news.set()
                 if not self.silent:
                     await server.send(frame)
         await server.close()

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from doorstep.protocol.errors import InvalidInput, SignalingLost, Unauthorized
 from doorstep.transport.signaling import ChannelSpec, ChannelState
 
@@ -129,7 +130,7 @@ async def test_a_join_waits_for_a_service_that_is_down(world: Any, member: Any) 
 async def test_a_join_that_does_not_succeed_in_time_leaves_nothing(world: Any, member: Any) -> None:
     signaling = world.signaling()
     await world.stop()
-    with pytest.raises(SignalingLost, match="not joined after 0.2 s"):
+    with pytest.raises(SignalingLost, match="is not joined after"):
         await signaling.join(member(world.topic).spec, timeout=0.2)
     assert signaling.topics() == ()
     await world.start()
