@@ -221,6 +221,26 @@ async def test_candidates_trickle_after_the_description() -> None:
         await both(near, far)
 
 
+async def test_a_peer_whose_only_candidates_are_mdns_connects_by_what_it_sends() -> None:
+    async with peers() as (near, far):
+        offer = re.sub("192[.]0[.]2[.]2|(?<= )[0-9.]+(?= [0-9]+ typ)", "x.local", await near.create_offer())
+        offer = re.sub("(?<= )[0-9a-f:]+:[0-9a-f:]+(?= [0-9]+ typ)", "x.local", offer)
+        assert "x.local" in offer
+        assert "end-of-candidates" in offer
+        await near.apply_answer(await far.accept_offer(offer))
+        wire, _ = await both(far, near)
+        assert wire.stats()["remoteCandidate"]["type"] == "prflx"  # type: ignore[index]
+
+
+async def test_no_candidates_at_all_fails_at_once() -> None:
+    async with peers() as (near, far):
+        bare, _ = cut(await far.accept_offer(cut(await near.create_offer())[0]))
+        await near.apply_answer(bare + "a=end-of-candidates\r\n")
+        async with asyncio.timeout(SOON):
+            with pytest.raises(ConnectFailed, match="no pair of ICE candidates"):
+                await near.wire()
+
+
 @pytest.mark.parametrize(
     "text",
     [

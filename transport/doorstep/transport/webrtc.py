@@ -73,6 +73,7 @@ class Peer:
         self._remote: sdp.Description | None = None
         self._early: list[Candidate] = []
         self._candidates = 0
+        self._skipped = False
         self._lanes: dict[Lane, RTCDataChannel] = {}
         self._foreign = 0
         self._stage = "ICE"
@@ -190,11 +191,14 @@ class Peer:
         if self._ice.remote_ended:
             return
         if not text:
-            await self._ice.add_remote_candidate(None)
+            if not self._skipped:  # a skipped one may still come, as a peer-reflexive candidate
+                await self._ice.add_remote_candidate(None)
             return
         self._candidates += 1
         candidate = parse_candidate(text) if self._candidates <= CANDIDATES_PER_SESSION else None
-        if candidate is not None:
+        if candidate is None:
+            self._skipped = True
+        else:
             await self._ice.add_remote_candidate(candidate)
 
     def _trickle(self, candidate: aioice.Candidate) -> None:

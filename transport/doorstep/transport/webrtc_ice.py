@@ -20,6 +20,7 @@ from typing import Any
 
 import aioice
 from aioice.ice import (
+    ICE_COMPLETED,
     StunProtocol,
     relayed_candidate,
     server_reflexive_candidate,
@@ -192,16 +193,33 @@ class IceConnection(aioice.Connection):
     def _remote_candidates_expected(self) -> bool:
         return super()._remote_candidates_expected() or bool(self._asking)
 
-    def _check_periodic(self) -> bool:
-        """Pace by a timer: aioice's ``connect()`` would sleep 20 ms after every check, the last included."""
-        if not self._check_list:
-            return super()._check_periodic()  # nothing to pace yet: connect() looks again
+    async def connect(self) -> None:
+        """Check the candidate pairs until one is nominated; raise ``ConnectionError`` when all have failed.
+
+        As aioice's, which sleeps 20 ms after every check and while there is no pair: here a timer paces the
+        checks, and the connection is there in the moment a pair is nominated.
+        """
+        for candidate in self._remote_candidates:
+            self._pair_remote_candidate(candidate)
+        self.sort_check_list()
+        self._unfreeze_initial()
+        for early in self._early_checks:
+            self.check_incoming(*early)
+        self._early_checks.clear()
+        self._early_checks_done = True
         self._pace()
-        return False
+        self._check_list_maybe_fail()
+        outcome = await self._check_list_state.get()
+        for pair in self._check_list:
+            if pair.task is not None:
+                pair.task.cancel()
+        if outcome != ICE_COMPLETED:
+            raise ConnectionError("ICE negotiation failed")
+        self._query_consent_task = asyncio.create_task(self.query_consent())
 
     def _pace(self) -> None:
         self._pacer = None
-        if super()._check_periodic():
+        if self._check_periodic():
             self._pacer = asyncio.get_running_loop().call_later(_PACE, self._pace)
 
     def _resume_checks(self) -> None:
