@@ -194,8 +194,9 @@ def test_devices_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("path", "code"),
-    [("a\0b", "invalid"), ("x" * 256, "invalid"), ("x/" * 300, "invalid"), ("x" * 5000, "invalid"), ("\ud800", "invalid"),
-     ("missing/file", "not-found"), ("a/b/file/more", "invalid"), ("a", "invalid"), (".", "invalid")],
+    [("a\0b", "invalid"), ("x" * 256, "invalid"), ("x/" * 300, "invalid"), ("x" * 5000, "invalid"),
+     ("\ud800", "invalid"), ("missing/file", "not-found"), ("a/b/file/more", "invalid"), ("a", "invalid"),
+     (".", "invalid")],
 )  # fmt: skip
 def test_impossible_paths_are_errors_with_a_code(jail: Jail, path: str, code: str) -> None:
     with pytest.raises(ServiceError) as caught:

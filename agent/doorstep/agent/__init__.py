@@ -1,4 +1,4 @@
-"""The agent: the daemon on the machine behind the NAT – it registers, answers knocks and serves its owner's sessions.
+"""The agent: the daemon on the machine behind the NAT. It registers, answers knocks, serves sessions.
 
 Import the module you need: nothing heavy is loaded here.
 

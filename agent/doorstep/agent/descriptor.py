@@ -1,7 +1,7 @@
 """Agent: one non-blocking file descriptor in the event loop, with back-pressure both ways.
 
-Nothing is read ahead: a read touches the descriptor only while somebody waits for it, so a program whose output
-nobody takes is stopped by the kernel's own buffer.
+Nothing is read ahead: a read touches the descriptor only while somebody waits for it, so a program whose
+output nobody takes is stopped by the kernel's own buffer.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable
 __all__ = ["AFTER_EXIT_BYTES", "Descriptor"]
 
 AFTER_EXIT_BYTES = 1 << 20
-"""Taken at most after the program's exit: more than any pipe or terminal buffer holds (pipe(7)), so all that the
-program wrote itself; a background job that floods the same pipe cannot keep the stream open."""
+"""Taken at most after the program's exit: more than any pipe or terminal buffer holds (pipe(7)), so all that
+the program wrote itself; a background job that floods the same pipe cannot keep the stream open."""
 
 
 class Descriptor:

@@ -1,7 +1,7 @@
 """Agent: the ``exec`` service: a program without a terminal, its stdin, stdout and stderr kept apart.
 
-Stream ``exec.run``: the client's bytes are stdin (FIN = end of file); the agent's are records of one channel byte
-(1 stdout, 2 stderr), a varint length and that many bytes; its FIN carries ``{exitCode, signal, timedOut}``.
+Stream ``exec.run``: the client's bytes are stdin (FIN = end of file); the agent's are records of one channel
+byte (1 stdout, 2 stderr), a varint length, the bytes; its FIN carries ``{exitCode, signal, timedOut}``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ STDOUT = 1
 STDERR = 2
 _RECORD = 64 * KIB
 _LINGER = 0.5
-"""After the program's exit a helper it started (``>(tee log)``) gets this long to write its last words; a background
-job that keeps the pipes open longer does not keep the stream open."""
+"""After the program's exit a helper it started (``>(tee log)``) gets this long for its next words; a
+background job that keeps the pipes open in silence does not keep the stream open."""
 _SIGNALS = {
     name: signal.Signals["SIG" + name] for name in ("HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM")
 }
@@ -95,7 +95,6 @@ class _Program:
         self._timeout = None if params.timeout_ms is None else params.timeout_ms / 1000
         self._grace = grace
         self._timed_out = False
-        self._writing = asyncio.Lock()  # a record is never torn by the other channel's
         pid, self._stdin, self._outputs = _start(params)
         self.child = Child(pid)
 
@@ -123,8 +122,7 @@ class _Program:
 
     async def _carry_output(self, stream: Stream, channel: int, output: Descriptor) -> None:
         while data := await output.read_until(self.child.exited, _LINGER, _RECORD):
-            async with self._writing:
-                await stream.write(_record_head(channel, len(data)) + data)
+            await stream.write(_record_head(channel, len(data)) + data)  # two writes never interleave
 
     async def _carry_input(self, stream: Stream) -> None:
         async for data in stream:

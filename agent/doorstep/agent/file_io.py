@@ -1,7 +1,7 @@
 """Agent: the blocking half of the ``files`` service: one file read or written, one directory listed.
 
-Everything here takes a :class:`Place` from the jail, works relative to its open directory and never follows the last
-component. Only regular files are read or written: a FIFO would block, a device would never end.
+Everything here takes a :class:`Place` from the jail, works relative to its open directory and never follows
+the last component. Only regular files are read or written: a FIFO would block, a device would never end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def describe(name: str, status: os.stat_result) -> dict[str, Any]:
 
 
 def list_directory(place: Place, after: str | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
-    """Return up to ``limit`` entries behind the one named ``after`` (directories first, by name), and: are there more."""
+    """Return up to ``limit`` entries behind the one named ``after``, and whether there are more.
+
+    Directories first, then by name. Raises :class:`OSError`, ServiceError ``too-large``, ``not-found``.
+    """
     fd = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.fd)
     try:
         with os.scandir(fd) as entries:
@@ -67,7 +70,7 @@ class FileReader:
         return {name: entry[name] for name in ("size", "mtimeMs", "mode")}
 
     def read(self, most: int) -> bytes:
-        """Return the next bytes, ``b""`` at the end: of what was asked for, or of a file that became shorter."""
+        """Return the next bytes, ``b""`` at the end of what was asked for, or of a file now shorter."""
         data = os.read(self._fd, min(most, self._left))
         self._left -= len(data)
         self._size += len(data)
@@ -83,7 +86,7 @@ class FileReader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteRules:
-    """What the writer was told: ``size`` is a promise, ``mode`` None keeps the old file's or uses ``new_mode``."""
+    """What the client wants: ``size`` is a promise, ``mode`` None keeps the old file's or is ``new_mode``."""
 
     size: int | None
     refuse: bool

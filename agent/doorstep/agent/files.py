@@ -1,7 +1,7 @@
 """Agent: the ``files`` service: read and write whole files by stream, list and change directories by call.
 
-Every path is relative to the jail's root; ``~`` and absolute paths inside it are understood. A written file appears
-whole or not at all, and only when its announced size and hash are right.
+Every path is relative to the jail's root; ``~`` and absolute paths inside it are understood. A written file
+appears whole or not at all, and only when its announced size and hash are right.
 """
 
 from __future__ import annotations

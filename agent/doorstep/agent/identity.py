@@ -1,4 +1,4 @@
-"""Agent: who this machine is: one id for ever and a name, kept in the state directory; and that only one runs."""
+"""Agent: who this machine is: an id for ever, a name; and that only one agent runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOCK = "agent.lock"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class AlreadyRunning(UsageError):
+class AlreadyRunning(UsageError):  # noqa: N818 - errors are named after what happened, as in protocol.errors
     """Another agent runs with this state directory."""
 
     code = "already-running"
@@ -45,7 +45,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def agent_name(text: str) -> str:
-    """Check a name (1–64 of letters, digits, ``. _ -``); raise :class:`InvalidInput` otherwise."""
+    """Check a name (1 to 64 of letters, digits, ``. _ -``); raise :class:`InvalidInput` otherwise."""
     if not _NAME.fullmatch(text):
         raise InvalidInput("name", "must be 1 to 64 of letters, digits, '.', '_' and '-'")
     return text
@@ -89,7 +89,7 @@ def only_agent(state_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             raise AlreadyRunning(
-                f"an agent (process {holder}) already runs with {state_dir}; stop it, or choose another --state-dir"
+                f"an agent (process {holder}) runs with {state_dir}; stop it or choose another --state-dir"
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -1,9 +1,9 @@
 """Agent: the file jail: a path becomes an open directory below the root and a name in it, or an error.
 
-The walk goes from the root's descriptor one component at a time, never following what it has not looked at: openat
-with O_NOFOLLOW, symlinks read and resolved here, ``..`` by walking again from the root. Whatever is swapped for a
-symlink meanwhile is met as a symlink, and one that points outside is refused (openat(2), path_resolution(7)).
-"""
+The walk goes from the root's descriptor one component at a time, never following what it has not looked at:
+openat with O_NOFOLLOW, symlinks read and resolved here, ``..`` by walking again from the root. Whatever is
+swapped for a symlink meanwhile is met as a symlink, and one that points outside is refused
+(path_resolution(7))."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Jail:
     def place(self, path: str, *, follow: bool, parents: bool = False) -> Iterator[Place]:
         """Resolve ``path``; its directory is open inside the ``with``.
 
-        ``follow``: when the last component is a symlink, go where it points. ``parents``: make missing directories.
-        Raises ServiceError ``invalid``, ``permission`` or ``not-found``.
+        ``follow``: when the last component is a symlink, go where it points. ``parents``: make what is
+        missing. Raises ServiceError ``invalid``, ``permission`` or ``not-found``.
         """
         walk = _Walk(self, self._components(path), follow=follow, parents=parents)
         try:
@@ -72,7 +72,7 @@ class Jail:
         return os.open(".", _OPEN_DIRECTORY, dir_fd=self._fd)
 
     def inside(self, absolute: str) -> list[str]:
-        """Return the components below the root of an absolute path; ServiceError ``permission`` if it is outside."""
+        """Return an absolute path as components below the root; ServiceError ``permission`` outside."""
         parts = _split(absolute)
         for prefix in self._prefixes:
             base = _split(prefix)

@@ -1,7 +1,8 @@
 """Agent: a child process that leads its own session: its exit as a future, and the end of its whole session.
 
-A child is watched through a pidfd where the kernel has one (Linux >= 5.3), by a waiting thread elsewhere. It is not
-reaped before :meth:`Child.end`, so its pid, which is also its session's id, cannot be given to anyone else meanwhile.
+A child is watched through a pidfd where the kernel has one (Linux >= 5.3), by a waiting thread elsewhere.
+With a pidfd it is not reaped before its session has ended, so its pid, which is the session's id, is not
+given to anyone else meanwhile.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Child:
                 os.killpg(self.pid, number)
 
     async def end(self, number: int, grace: float) -> Exit:
-        """Signal every process of the session, SIGKILL what is left after ``grace`` seconds, reap, say how it ended.
+        """Signal every process of the session, SIGKILL what is left after ``grace`` seconds, reap the leader.
 
         Idempotent; returns at once when the process was reaped before.
         """

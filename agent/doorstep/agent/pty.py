@@ -16,8 +16,8 @@ from doorstep.agent.process import Child, Exit
 __all__ = ["Pty"]
 
 _LINGER = 0.1
-"""After the program's exit the kernel may still be carrying its last output to our side (tty_flip_buffer_push is
-deferred work); nothing for this long means all of it has come."""
+"""After the program's exit the kernel may still be carrying its last output to our side (the line
+discipline's buffers are flushed by deferred work); nothing for this long means all of it has come."""
 _CHANGE_DIRECTORY = "import os,sys;os.chdir(sys.argv[1]);os.execv(sys.argv[2],sys.argv[3:])"
 
 
@@ -57,7 +57,7 @@ class Pty:
         return await self._master.read_until(self._child.exited, _LINGER, most)
 
     async def write(self, data: bytes) -> None:
-        """Type ``data``; waits while the program does not read. Raises :class:`BrokenPipeError` after its end."""
+        """Type ``data``, waiting while nobody reads. Raises :class:`BrokenPipeError` after the end."""
         await self._master.write(data)
 
     def resize(self, columns: int, rows: int) -> None:
@@ -73,7 +73,7 @@ class Pty:
         return self._child.reap()
 
     async def hang_up(self, grace: float) -> Exit:
-        """End every process of the terminal's session: SIGHUP, then SIGKILL after ``grace`` seconds. Idempotent."""
+        """End the terminal's session: SIGHUP, after ``grace`` seconds SIGKILL. Idempotent."""
         self._master.close()
         return await self._child.end(signal.SIGHUP, grace)
 
@@ -81,8 +81,8 @@ class Pty:
 def _spawn(terminal: str, program: str, argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> int:
     """Start through posix_spawn, which is safe in a process with threads, as fork is not.
 
-    A session leader that opens a terminal gets it as controlling terminal (tty_ioctl(4)). posix_spawn cannot change
-    the directory, so a bare interpreter does that and then becomes the program.
+    A session leader that opens a terminal gets it as controlling terminal (tty_ioctl(4)). posix_spawn cannot
+    change the directory, so a bare interpreter does that and then becomes the program.
     """
     trampoline = [sys.executable, "-I", "-S", "-c", _CHANGE_DIRECTORY, cwd, program, *argv]
     return os.posix_spawn(

@@ -1,4 +1,4 @@
-"""Agent: several jobs of one owner: the first to end decides, or all must end; what they raise is raised bare."""
+"""Agent: several jobs of one owner: the first to end decides, or all must end."""
 
 from __future__ import annotations
 

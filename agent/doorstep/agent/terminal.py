@@ -1,9 +1,9 @@
 """Agent: the ``terminal`` service: the user's login shell, or a program, on a terminal of its own.
 
 Stream ``terminal.open``: keystrokes in, output out, both raw bytes. The shell's end is the agent's FIN with
-``{exitCode, signal}`` after all output; the client's FIN, RESET or loss hangs up. Whatever still runs on the terminal
-then is ended; a program that shall outlive it needs a session of its own (setsid, tmux, systemd-run).
-"""
+``{exitCode, signal}`` after all output; the client's FIN, RESET or loss hangs up. Whatever still runs on the
+terminal then is ended; a program that shall outlive it needs a session of its own (setsid, tmux,
+systemd-run)."""
 
 from __future__ import annotations
 

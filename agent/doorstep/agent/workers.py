@@ -11,7 +11,7 @@ __all__ = ["Workers"]
 
 T = TypeVar("T")
 _THREADS = 4
-"""Disk work gains nothing from more; what waits for a thread is bounded by the streams and calls of the sessions."""
+"""Disk work gains nothing from more; what waits is bounded by the streams and calls of sessions."""
 
 
 class Closable(Protocol):
@@ -28,7 +28,7 @@ class Workers:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="doorstep-files")
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Run ``work`` in a thread. Cancelled = still waits for its end, so that nothing is closed under it."""
+        """Run ``work`` in a thread. Cancelled, it still waits for its end: nothing is closed under it."""
         return await self._run(lambda _: None, work, *arguments)
 
     async def open(self, work: Callable[..., C], *arguments: object) -> C:
