@@ -68,7 +68,7 @@ HEADER_BYTES = 17
 _NUMBER_BYTES = 8
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
-Route = Annotated[str, Meta(min_length=1, max_length=ROUTE_CHARACTERS)]
+Route = Annotated[str, Meta(min_length=3, max_length=ROUTE_CHARACTERS)]
 Sentence = Annotated[str, Meta(max_length=MESSAGE_CHARACTERS)]
 Count = Annotated[int, Meta(ge=0, lt=NUMBER_LIMIT)]
 Object = dict[str, Any]

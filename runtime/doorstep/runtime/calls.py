@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from doorstep.protocol.errors import DeadlineExceeded, InvalidInput, RemoteError, SessionClosed
 from doorstep.protocol.frames import Call, CallError, Reply, Tell
 from doorstep.protocol.lanes import Lane
-from doorstep.protocol.limits import CALLS_IN_FLIGHT, MAX_FRAME, REPLIES_BYTES, REPLIES_KEPT, ROUTE_CHARACTERS
+from doorstep.protocol.limits import CALLS_IN_FLIGHT, MAX_FRAME, REPLIES_BYTES, REPLIES_KEPT
 from doorstep.runtime.outbound import Outbound
-from doorstep.runtime.params import CALL_BYTES, check_name, error_code, error_message, from_json, to_json
+from doorstep.runtime.params import CALL_BYTES, check_route, error_code, error_message, from_json, to_json
 from doorstep.runtime.services import Router, ServiceError
 from doorstep.runtime.tasks import TaskOwner
 
@@ -43,7 +43,7 @@ class OutgoingCalls:
 
     async def call(self, route: str, params: Mapping[str, Any], limit: float) -> dict[str, Any]:
         """Send CALL and wait for its REPLY, at most ``limit`` seconds."""
-        check_name("route", route, ROUTE_CHARACTERS)
+        check_route(route)
         payload = to_json("params", params)
         try:
             async with asyncio.timeout(limit), self._slots:
@@ -67,7 +67,7 @@ class OutgoingCalls:
             self._waiting.pop(request_id, None)
 
     def tell(self, route: str, params: Mapping[str, Any]) -> None:
-        check_name("route", route, ROUTE_CHARACTERS)
+        check_route(route)
         self._outbound.send(Lane.CONTROL, Tell(route, to_json("params", params)))
 
     def receive_reply(self, frame: Reply) -> None:

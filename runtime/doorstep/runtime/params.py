@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from doorstep.protocol.errors import InvalidInput
-from doorstep.protocol.limits import JSON_BYTES, MAX_FRAME, MESSAGE_CHARACTERS, NAME_CHARACTERS
+from doorstep.protocol.limits import JSON_BYTES, MAX_FRAME, MESSAGE_CHARACTERS, NAME_CHARACTERS, ROUTE_CHARACTERS
 from doorstep.runtime.services import ServiceError
 
 __all__ = [
     "CALL_BYTES",
     "check_name",
+    "check_route",
     "convert",
     "error_code",
     "error_message",
@@ -67,10 +68,16 @@ def to_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     return _decoder.decode(to_json(name, value, JSON_BYTES - 1024)) if value else {}
 
 
-def check_name(field: str, text: str, limit: int = NAME_CHARACTERS) -> None:
-    """Refuse what the peer would take for a broken frame."""
-    if not 0 < len(text) <= limit:
-        raise InvalidInput(field, f"must have 1 to {limit} characters")
+def check_name(field: str, text: str) -> None:
+    """Refuse a service or method that the peer would take for a broken frame."""
+    if not 1 <= len(text) <= NAME_CHARACTERS:
+        raise InvalidInput(field, f"must have 1 to {NAME_CHARACTERS} characters")
+
+
+def check_route(route: str) -> None:
+    """Refuse a ``service.method`` that the peer would take for a broken frame."""
+    if not 3 <= len(route) <= ROUTE_CHARACTERS:
+        raise InvalidInput("route", f"must be service.method, with 3 to {ROUTE_CHARACTERS} characters")
 
 
 def error_code(code: str) -> str:
