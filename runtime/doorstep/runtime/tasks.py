@@ -29,9 +29,10 @@ class TaskOwner:
         return task
 
     def cancel(self) -> None:
-        """Ask every task to end."""
+        """Ask every task to end; one that was asked before is at its clean-up and must not be interrupted."""
         for task in self._tasks:
-            task.cancel()
+            if not task.cancelling():
+                task.cancel()
 
     async def ended(self, limit: float) -> None:
         """Wait until every task has ended, at most ``limit`` seconds; log those that have not."""
