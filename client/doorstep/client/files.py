@@ -164,9 +164,10 @@ class Files:
         """Remove a file or an empty directory; with ``recursive`` a directory with all it holds."""
         await self._call("remove", {"path": path, "recursive": recursive})
 
-    async def rename(self, old: str, new: str) -> None:
-        """Move an entry."""
-        await self._call("rename", {"from": old, "to": new})
+    async def rename(self, old: str, new: str, *, overwrite: bool = False) -> None:
+        """Move an entry. Raises :class:`RemoteError` ``exists`` unless ``overwrite``."""
+        rule = "overwrite" if overwrite else "refuse"
+        await self._call("rename", {"from": old, "to": new, "overwrite": rule})
 
     async def mkdir(self, path: str, *, parents: bool = False) -> None:
         """Make a directory; with ``parents`` also those above it."""

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from doorstep import client
 from doorstep.client._bridge import ClosingTwin, Loop, Twin, blocking, opening
 from doorstep.client.attempts import OnState
+from doorstep.client.directory import AgentInfo
 from doorstep.client.records import Output
+from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import Timing
+from doorstep.runtime import Stream as AsyncStream
 
 if TYPE_CHECKING:
-    from doorstep.transport.backend import AgentRow
     from doorstep.transport.credentials import Credentials
-    from doorstep.transport.webrtc import IceServer
 
 __all__ = ["Agent", "Command", "Commands", "Files", "Stream", "Terminal", "agents", "connect"]
 
@@ -88,13 +89,13 @@ class Terminal(ClosingTwin[client.Terminal]):
         return self._each(aiter(self._twin))
 
 
-class Stream(Twin[client.Stream]):
+class Stream(Twin[AsyncStream]):
     """A stream to a service of your own; see :class:`doorstep.runtime.Stream`."""
 
-    write = blocking(client.Stream.write)
-    read = blocking(client.Stream.read)
-    finish = blocking(client.Stream.finish)
-    reset = blocking(client.Stream.reset)
+    write = blocking(AsyncStream.write)
+    read = blocking(AsyncStream.read)
+    finish = blocking(AsyncStream.finish)
+    reset = blocking(AsyncStream.reset)
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -159,7 +160,7 @@ def connect(
         raise
 
 
-def agents(*, credentials: Credentials | None = None, timing: Timing | None = None) -> Sequence[AgentRow]:
+def agents(*, credentials: Credentials | None = None, timing: Timing | None = None) -> Sequence[AgentInfo]:
     """Return your agents with live presence; the blocking twin of :func:`doorstep.client.agents`."""
     loop = Loop()
     try:

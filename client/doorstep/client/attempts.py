@@ -1,0 +1,310 @@
+"""Client: the adapter around the attempt machine (:mod:`doorstep.protocol.attempt`).
+
+Its loop: something happened → ``machine.handle`` → run the effects → one timer for ``machine.deadline()``.
+What the effects start tells the machine what came of it from tasks, never from within the loop. Tenacity
+drives the retries; whether and when is the machine's verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from doorstep.client.channels import Topic
+from doorstep.client.peering import OpenPeer, Peering
+from doorstep.protocol.attempt import (
+    AddCandidate,
+    AgentsJoined,
+    ApplyAnswer,
+    Attempt,
+    AttemptEffect,
+    AttemptEvent,
+    AttemptState,
+    ChannelLost,
+    ClosePeer,
+    Connect,
+    CreateOffer,
+    Denied,
+    Ignored,
+    JoinAgents,
+    JoinSignaling,
+    LeaveSignaling,
+    OfferSent,
+    Pause,
+    Report,
+    RequestSent,
+    Retry,
+    SendCandidate,
+    SendOffer,
+    SendRequest,
+    SignalingJoined,
+    Stop,
+)
+from doorstep.protocol.errors import ConnectFailed, DoorstepError, LinkError, MalformedMessage, UsageError
+from doorstep.protocol.ids import AgentId, SessionId, UserId, agents_topic, signaling_topic
+from doorstep.protocol.signaling import IceServer, Message, dump, parse
+from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.runtime import Role, Session
+from doorstep.runtime.tasks import TaskOwner
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+    from doorstep.transport.signaling import Signaling
+    from doorstep.transport.webrtc import Peer
+
+__all__ = ["AttemptReport", "AttemptState", "Connector", "OnState"]
+
+logger = logging.getLogger("doorstep.client")
+
+AttemptReport: TypeAlias = Report[AttemptState]
+"""One step of a connect: ``state``, ``attempt`` (from 1) and, after a failure, ``reason``."""
+OnState = Callable[[AttemptReport], object]
+"""Told every state once, in order; called in the event loop, must not block."""
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Whom to connect to, and as whom."""
+
+    user_id: UserId
+    agent_id: AgentId
+    session_id: SessionId | None
+    """None: the anonymous session, of which an agent has one."""
+
+
+class Connector:
+    """One ``connect()``: :meth:`connect` returns a greeted session, or raises and leaves nothing behind."""
+
+    def __init__(
+        self,
+        target: Target,
+        signaling: Signaling,
+        *,
+        timing: Timing = DEFAULT_TIMING,
+        ice_servers: Sequence[IceServer] = (),
+        on_state: OnState | None = None,
+        express: bool = True,
+        open_peer: OpenPeer | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._target = target
+        self._timing = timing
+        self._ice_servers = tuple(ice_servers)
+        self._on_state = on_state
+        self._open_peer = open_peer or self._real_peer
+        self._sleep = sleep
+        self._machine = Attempt(target.agent_id, target.session_id, express=express, timing=timing)
+        self._agents = self._topic(signaling, agents_topic(target.user_id))
+        self._channel = self._topic(signaling, signaling_topic(target.agent_id))
+        self._peering: Peering | None = None
+        self._steps = TaskOwner()
+        self._endings = TaskOwner()
+        self._joins: dict[int, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._settled = asyncio.Event()
+
+    async def connect(self) -> Session:
+        """Connect, with retries.
+
+        Raises :class:`AgentUnreachable`, :class:`ConnectionRefused`, :class:`Unauthorized`,
+        :class:`ConnectFailed`, :class:`SignalingLost`.
+        """
+        try:
+            await self._attempts()
+            assert self._peering is not None
+            session = self._peering.take_session()
+        except BaseException:
+            self._handle(Stop("cancelled"))
+            await self._release()
+            raise
+        try:
+            await self._release()
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def _attempts(self) -> None:
+        from tenacity import AsyncRetrying, retry_if_exception_type
+
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(DoorstepError),
+            stop=lambda _: not self._may_retry(),
+            wait=self._pause,
+            sleep=self._sleep,
+            before_sleep=lambda _: self._handle(Pause()),
+            reraise=True,
+        )
+        async for attempt in attempts:
+            with attempt:
+                await self._attempt(Connect() if attempt.retry_state.attempt_number == 1 else Retry())
+
+    async def _attempt(self, begin: Connect | Retry) -> None:
+        """One attempt; raises the machine's error."""
+        if isinstance(begin, Connect) or self._machine.state is AttemptState.RETRYING:
+            self._settled.clear()
+            self._handle(begin)
+            await self._settled.wait()
+        if self._machine.state is not AttemptState.CONNECTED:
+            outcome = self._machine.outcome
+            raise outcome.error if outcome is not None else ConnectFailed()
+
+    def _may_retry(self) -> bool:
+        outcome = self._machine.outcome
+        return self._machine.state is AttemptState.FAILED and outcome is not None and outcome.retryable
+
+    def _pause(self, _state: RetryCallState) -> float:
+        outcome = self._machine.outcome
+        return outcome.pause if outcome is not None else 0.0
+
+    # The loop.
+
+    def _handle(self, event: AttemptEvent) -> None:
+        self._machine.handle(event, asyncio.get_running_loop().time())
+        self._drain()
+
+    def _ring(self) -> None:
+        self._machine.handle_timer(asyncio.get_running_loop().time())
+        self._drain()
+
+    def _drain(self) -> None:
+        for effect in self._machine.effects():
+            self._perform(effect)
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self._machine.deadline()
+        self._timer = None if deadline is None else asyncio.get_running_loop().call_at(deadline, self._ring)
+        if self._machine.state in (AttemptState.CONNECTED, AttemptState.FAILED):
+            self._settled.set()
+
+    def _perform(self, effect: AttemptEffect) -> None:
+        match effect:
+            case Report():
+                self._report(effect)
+            case JoinAgents(serial):
+                self._join(self._agents, AgentsJoined(serial))
+            case JoinSignaling(serial):
+                self._join(self._channel, SignalingJoined(serial))
+            case LeaveSignaling(serial):
+                self._leave(serial)
+            case SendRequest(serial, message):
+                self._send(self._agents, message, RequestSent(serial), serial)
+            case SendOffer(serial, message):
+                self._send(self._channel, message, OfferSent(serial), serial)
+            case SendCandidate(serial, message):
+                self._send(self._channel, message, None, serial)
+            case CreateOffer(serial, servers):
+                self._peering = Peering(serial, self._new_session, self._handle)
+                self._peering.create_offer(self._open_peer, self._ice_servers + (servers or ()))
+            case ApplyAnswer(_, sdp) if self._peering is not None:
+                self._peering.apply_answer(sdp)
+            case AddCandidate(_, candidate) if self._peering is not None:
+                self._peering.add_candidate(candidate)
+            case ClosePeer():
+                self._close_peer()
+            case Ignored(event, why):
+                logger.debug("%s ignored: %s", event, why)
+            case ApplyAnswer() | AddCandidate():
+                pass  # its peer is gone
+
+    def _report(self, report: AttemptReport) -> None:
+        logger.info(
+            "agent %s: %s (attempt %d) %s", self._target.agent_id, report.state, report.attempt, report.reason
+        )
+        if self._on_state is not None:
+            try:
+                self._on_state(report)
+            except Exception:
+                logger.exception("the state listener failed")
+
+    # Channels.
+
+    def _topic(self, signaling: Signaling, name: str) -> Topic:
+        return Topic(
+            signaling, name, on_message=self._on_message, on_lost=self._on_lost, timeout=self._timing.join
+        )
+
+    def _on_message(self, event: str, payload: dict[str, Any]) -> None:
+        try:
+            message = parse(event, payload)
+        except MalformedMessage as error:
+            logger.info("dropped a message about agent %s: %s", self._target.agent_id, error)
+            return
+        self._handle(message)
+
+    def _on_lost(self, reason: str) -> None:
+        if self._machine.serial and self._machine.state is not AttemptState.IDLE:
+            self._handle(ChannelLost(self._machine.serial, reason))
+
+    def _join(self, topic: Topic, joined: AgentsJoined | SignalingJoined) -> None:
+        async def joining() -> None:
+            try:
+                await topic.join()
+            except UsageError as error:
+                self._handle(Denied(joined.serial, str(error)))
+            except LinkError as error:
+                self._handle(ChannelLost(joined.serial, str(error)))
+            else:
+                self._handle(joined)
+
+        task = self._steps.spawn(joining(), f"doorstep-join-{joined.serial}")
+        if isinstance(joined, SignalingJoined):
+            self._joins[joined.serial] = task
+
+    def _leave(self, serial: int) -> None:
+        joining = self._joins.pop(serial, None)
+        if joining is not None:
+            joining.cancel()
+        self._endings.spawn(self._channel.leave(), f"doorstep-leave-{serial}")
+
+    def _send(
+        self, topic: Topic, message: Message, sent: RequestSent | OfferSent | None, serial: int
+    ) -> None:
+        async def sending() -> None:
+            try:
+                await topic.send(*dump(message))
+            except DoorstepError as error:
+                if sent is not None:
+                    self._handle(ChannelLost(serial, str(error)))
+                else:
+                    logger.info("a candidate was not sent: %s", error)
+            else:
+                if sent is not None:
+                    self._handle(sent)
+
+        self._steps.spawn(sending(), f"doorstep-send-{message.event}-{serial}")
+
+    # The peer.
+
+    def _new_session(self) -> Session:
+        session_id = self._target.session_id or SessionId(f"anonymous-{id(self):x}")
+        return Session(role=Role.CLIENT, session_id=session_id, timing=self._timing)
+
+    async def _real_peer(self, servers: Sequence[IceServer]) -> Peer:
+        from doorstep.transport.certificate import warm_up
+
+        await asyncio.to_thread(warm_up)
+        from doorstep.transport.webrtc import Peer
+
+        return Peer(servers, timing=self._timing)
+
+    def _close_peer(self) -> None:
+        peering, self._peering = self._peering, None
+        if peering is not None:
+            self._endings.spawn(peering.close(), "doorstep-close-peer")
+
+    async def _release(self) -> None:
+        """Leave what was joined for signaling and end every task, within ``Timing.shutdown``."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._steps.cancel()
+        await self._steps.ended(self._timing.shutdown)
+        for topic in (self._channel, self._agents):
+            self._endings.spawn(topic.leave(), f"doorstep-leave-{topic.name}")
+        await self._endings.ended(self._timing.shutdown)
+        self._endings.cancel()
