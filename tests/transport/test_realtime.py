@@ -12,7 +12,7 @@ import pytest
 import realtime
 
 from doorstep.protocol.errors import InvalidInput, SignalingLost, Unauthorized
-from doorstep.transport.realtime import RealtimeSignaling
+from doorstep.transport.realtime import RealtimeSignaling, RealtimeSocket
 from doorstep.transport.signaling import ChannelState
 
 pytestmark = pytest.mark.asyncio
@@ -203,3 +203,12 @@ async def test_what_is_overridden_in_the_library_is_there() -> None:
     for name in ("_ws_connection", "_listen_task", "_heartbeat_task", "_make_ref", "_remove_channel"):
         assert hasattr(made, name)
     assert hasattr(made.channel("x"), "_release_subscribe_waiter")
+
+
+async def test_a_close_that_is_cancelled_still_leaves_no_task(hub: Any, quick: Any) -> None:
+    socket = await RealtimeSocket.open(f"{hub.hub.url}/realtime/v1", hub.key, await hub.token(), quick)
+    closing = asyncio.create_task(socket.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    assert closing.cancelled()  # and the fixture finds nothing left

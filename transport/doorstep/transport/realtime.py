@@ -252,13 +252,17 @@ class _Client(AsyncRealtimeClient):
         try:
             async with asyncio.timeout(self._shutdown):
                 await self.close()
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError) as error:
             if socket is not None:
                 socket.transport.abort()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if socket is not None:
                 await socket.wait_closed()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _post(
         self, topic: str, event: str, payload: Mapping[str, Any], ref: str, channel: _Channel | None
