@@ -18,7 +18,6 @@ create table if not exists public.agents (
 create index if not exists agents_last_seen_idx on public.agents (last_seen);
 
 alter table public.agents enable row level security;
-alter table public.agents force row level security;
 
 -- Grants are explicit: new projects give tables none, and the policies on realtime.messages read this table.
 revoke all on table public.agents from anon, authenticated;

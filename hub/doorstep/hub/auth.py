@@ -30,19 +30,22 @@ _PASSWORD_CHARACTERS = 1024
 class AuthError(Exception):
     """An answer in GoTrue's error form: ``{code, error_code, msg}``."""
 
-    def __init__(self, status: int, code: str, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, retry_after: float | None = None, **more: object
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.more = more
 
 
 def auth_error(_: Request, error: Exception) -> Response:
     """Turn an :class:`AuthError` into its response."""
     assert isinstance(error, AuthError)
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
-    body = {"code": error.status, "error_code": error.code, "msg": error.message}
+    body = {"code": error.status, "error_code": error.code, "msg": error.message} | error.more
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 
@@ -374,7 +377,8 @@ def _check_lockout(hub: Services, account: str, address: str) -> None:
 def _check_password(hub: Services, password: str) -> None:
     least = hub.config.password_characters
     if not least <= len(password) <= _PASSWORD_CHARACTERS:
-        raise AuthError(422, "weak_password", f"Password should be at least {least} characters.")
+        message = f"Password should be at least {least} characters."
+        raise AuthError(422, "weak_password", message, weak_password={"reasons": ["length"]})
 
 
 def _email(text: str) -> str:

@@ -139,12 +139,8 @@ def topic_grant(
         variable = rule.variable(topic)
         if variable is None or subject.role != rule.role or not subject.sub:
             continue
-        match rule.condition:
-            case Condition.IS_SUBJECT:
-                holds = variable == subject.sub
-            case Condition.OWNS_AGENT:
-                holds = agent_owner == subject.sub
-        if holds:
+        holder = variable if rule.condition is Condition.IS_SUBJECT else agent_owner
+        if holder == subject.sub:
             grant |= rule.grant
     return grant
 

@@ -1,0 +1,66 @@
+"""The access rules against the vectors that the SQL policies are held to as well."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doorstep.protocol.access import (
+    DEFAULT_TOPICS,
+    Grant,
+    RowAction,
+    Subject,
+    agent_in,
+    may_rows,
+    topic_grant,
+)
+
+VECTORS = json.loads((Path(__file__).parents[2] / "protocol/vectors/access.json").read_text())
+GRANTS = {
+    "broadcast.read": Grant.BROADCAST_READ,
+    "broadcast.write": Grant.BROADCAST_WRITE,
+    "presence.read": Grant.PRESENCE_READ,
+    "presence.write": Grant.PRESENCE_WRITE,
+}
+
+
+@pytest.mark.parametrize("vector", VECTORS["topics"])
+def test_topics(vector: dict[str, Any]) -> None:
+    agent = agent_in(vector["topic"])
+    owner = vector["agents"].get(agent)
+    granted = topic_grant(Subject(vector["role"], vector["sub"]), vector["topic"], agent_owner=owner)
+    assert {name for name, grant in GRANTS.items() if grant in granted} == set(vector["grant"])
+
+
+@pytest.mark.parametrize("vector", VECTORS["rows"])
+def test_rows(vector: dict[str, Any]) -> None:
+    actions, owner = may_rows(Subject(vector["role"], vector["sub"]), vector["table"])
+    allowed = {name.lower() for name, action in RowAction.__members__.items() if action in actions}
+    assert allowed & {"select", "insert", "update", "delete"} == set(vector["actions"])
+    assert owner == vector["owner"]
+
+
+def test_without_rules_nothing_is_allowed() -> None:
+    user = Subject("authenticated", "11111111-1111-4111-8111-111111111111")
+    assert topic_grant(user, f"user:{user.sub}:agents", agent_owner=None, rules=()) is Grant.NONE
+    assert agent_in("agent:11111111-1111-4111-8111-111111111111:signaling", rules=()) is None
+
+
+@given(st.uuids().map(str), st.uuids().map(str), st.uuids().map(str), st.sampled_from(DEFAULT_TOPICS))
+def test_nobody_reaches_what_is_another_users(mine: str, theirs: str, agent: str, rule: Any) -> None:
+    if mine == theirs:
+        return
+    variable = theirs if rule.prefix == "user" else agent
+    topic = f"{rule.prefix}:{variable}:{rule.suffix}"
+    assert topic_grant(Subject("authenticated", mine), topic, agent_owner=theirs) is Grant.NONE
+    assert topic_grant(Subject("authenticated", theirs), topic, agent_owner=theirs) == rule.grant
+
+
+@given(st.text(), st.uuids().map(str))
+def test_any_other_topic_is_refused(topic: str, sub: str) -> None:
+    assert topic_grant(Subject("authenticated", sub), topic, agent_owner=sub) is Grant.NONE
