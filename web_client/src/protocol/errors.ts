@@ -89,10 +89,20 @@ export class SignalingLost extends DoorstepError {
     }
 }
 
-/** No wire to the agent could be opened. */
+/** No wire to the agent could be opened; `wait` names the limit that was reached, if one was. */
 export class ConnectFailed extends DoorstepError {
-    constructor(message: string) {
+    readonly wait: string | undefined;
+
+    constructor(message: string, wait?: string) {
         super("connect-failed", message);
+        this.wait = wait;
+    }
+}
+
+/** The machine's present state does not allow this event; nothing has changed. */
+export class NotAllowed extends DoorstepError {
+    constructor(state: string, trigger: string) {
+        super("internal", `${trigger} is not allowed in ${state}`);
     }
 }
 

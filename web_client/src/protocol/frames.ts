@@ -8,10 +8,12 @@ export const PROTOCOL_VERSION = 1;
 
 export type Json = Record<string, unknown>;
 
+export type Role = "client" | "agent";
+
 interface Greeting {
     readonly version: number;
     readonly sessionId: string;
-    readonly role: string;
+    readonly role: Role;
     readonly features: readonly string[];
     readonly maxFrame: number;
 }
@@ -156,7 +158,8 @@ function greeting({ version, sessionId, role, features, maxFrame }: Greeting): G
 
 /** Unsigned LEB128, shortest form. */
 function varint(value: number): Uint8Array {
-    if (!Number.isSafeInteger(value) || value < 0) throw new RangeError("number must be 0 or more and below 2^53");
+    if (!Number.isSafeInteger(value) || value < 0)
+        throw new RangeError("number must be 0 or more and below 2^53");
     const out: number[] = [];
     let rest = value;
     for (; rest >= 0x80; rest = Math.floor(rest / 0x80)) out.push((rest % 0x80) | 0x80);
@@ -176,7 +179,9 @@ function head(value: object): Part[] {
 }
 
 function join(all: Part[]): Uint8Array<ArrayBuffer> {
-    const whole = new Uint8Array(all.reduce<number>((sum, p) => sum + (typeof p === "number" ? 1 : p.length), 0));
+    const whole = new Uint8Array(
+        all.reduce<number>((sum, p) => sum + (typeof p === "number" ? 1 : p.length), 0),
+    );
     let at = 0;
     for (const part of all) {
         if (typeof part === "number") whole[at++] = part;
@@ -310,6 +315,11 @@ class Fields {
         return typeof value === "string" && isLane(value) ? value : this.bad("lane");
     }
 
+    role(): Role {
+        const value = this.all.role;
+        return value === "client" || value === "agent" ? value : this.bad("role");
+    }
+
     trace(): { traceparent?: string } {
         return (this.all.traceparent ?? null) === null ? {} : { traceparent: this.name("traceparent") };
     }
@@ -324,7 +334,7 @@ class Fields {
         return {
             version: this.integer("version", 1),
             sessionId: this.name("sessionId"),
-            role: this.name("role"),
+            role: this.role(),
             features: this.names("features"),
             maxFrame: this.integer("maxFrame", SMALLEST_FRAME, MAX_FRAME),
         };
@@ -374,7 +384,12 @@ const DECODERS: Readonly<Record<number, (reader: Reader) => Frame>> = {
     4: (r) => {
         const streamId = r.number();
         const fields = r.body();
-        return { kind: "accept", streamId, result: fields.object("result"), window: fields.integer("window", 0) };
+        return {
+            kind: "accept",
+            streamId,
+            result: fields.object("result"),
+            window: fields.integer("window", 0),
+        };
     },
     5: (r) => ({ kind: "data", streamId: r.number(), offset: r.number(), payload: r.rest() }),
     6: (r) => r.end({ kind: "window", streamId: r.number(), received: r.number(), limit: r.number() }),
@@ -382,7 +397,12 @@ const DECODERS: Readonly<Record<number, (reader: Reader) => Frame>> = {
     8: (r) => {
         const streamId = r.number();
         const fields = r.body();
-        return { kind: "reset", streamId, code: fields.name("code"), message: fields.text("message", 0, 1024) };
+        return {
+            kind: "reset",
+            streamId,
+            code: fields.name("code"),
+            message: fields.text("message", 0, 1024),
+        };
     },
     9: (r) => {
         const fields = r.head();

@@ -29,7 +29,9 @@ export const CANDIDATES_PER_MESSAGE = 32;
 /** In one `connection-ready`; each with at most this many URLs. */
 export const ICE_SERVERS = 16;
 /** A sentence, a URL or a secret in a signaling message. */
-export const TEXT_CHARACTERS = 1 * KIB;
+export const TEXT_BYTES = 1 * KIB;
+/** A code, a label or an ICE username fragment (RFC 8839 §5.4: at most 256) in a signaling message. */
+export const WORD_BYTES = 256;
 /** Names of capabilities, and entries of a proof, in one message. */
 export const CAPABILITIES = 32;
 /** A bulk sender waits above this many bytes in `bufferedAmount`. */

@@ -7,9 +7,9 @@ import {
     CANDIDATES_PER_MESSAGE,
     CAPABILITIES,
     ICE_SERVERS,
-    NAME_CHARACTERS,
     SDP_BYTES,
-    TEXT_CHARACTERS,
+    TEXT_BYTES,
+    WORD_BYTES,
 } from "./limits.ts";
 
 /** A STUN or TURN server, as in W3C `RTCIceServer`; `urls` is always a list here. */
@@ -92,17 +92,10 @@ const utf8 = new TextEncoder();
 const LONE_SURROGATE = /\p{Surrogate}/u;
 
 const text =
-    (most: number): Check =>
-    (field, value) => {
-        if (typeof value !== "string") throw new InvalidInput(field, "must be text");
-        if ([...value].length > most) throw new InvalidInput(field, `must have at most ${most} characters`);
-        return value;
-    };
-
-const bytes =
     (most: number, least = 0): Check =>
     (field, value) => {
-        if (typeof value !== "string" || LONE_SURROGATE.test(value)) throw new InvalidInput(field, "must be text");
+        if (typeof value !== "string" || LONE_SURROGATE.test(value))
+            throw new InvalidInput(field, "must be text");
         const size = utf8.encode(value).length;
         if (size < least) throw new InvalidInput(field, "must not be empty");
         if (size > most) throw new InvalidInput(field, `must have at most ${most} bytes`);
@@ -143,10 +136,11 @@ const object =
 const proof: Check = (field, value) => {
     if (!isObject(value)) throw new InvalidInput(field, "must be an object");
     const entries = Object.entries(value);
-    if (entries.length > CAPABILITIES) throw new InvalidInput(field, `must have at most ${CAPABILITIES} entries`);
+    if (entries.length > CAPABILITIES)
+        throw new InvalidInput(field, `must have at most ${CAPABILITIES} entries`);
     for (const [key, one] of entries) {
-        text(NAME_CHARACTERS)(field, key);
-        text(TEXT_CHARACTERS)(field, one);
+        word(field, key);
+        sentence(field, one);
     }
     return value;
 };
@@ -163,25 +157,20 @@ const pause: Check = (field, value) => {
     return value;
 };
 
-const noFurtherLists: Check = (field, value) => {
-    if (Array.isArray(value) && value.length === 0) return value;
-    throw new InvalidInput(field, "must not hold further lists");
-};
-
-const sdp = bytes(SDP_BYTES, 1);
-const fragment = text(256); // RFC 8839 §5.4
-const name = text(NAME_CHARACTERS);
+const sdp = text(SDP_BYTES, 1);
+const word = text(WORD_BYTES);
+const sentence = text(TEXT_BYTES);
 const session = { sessionId: id(sessionId) };
 const ice: Shape = {
-    "candidate!": bytes(CANDIDATE_BYTES),
-    "sdpMid!": nullable(name),
+    "candidate!": text(CANDIDATE_BYTES),
+    "sdpMid!": nullable(word),
     sdpMLineIndex: lineIndex,
-    usernameFragment: fragment,
+    usernameFragment: word,
 };
 const iceServer: Shape = {
-    "urls!": list(ICE_SERVERS, text(TEXT_CHARACTERS)),
-    username: text(TEXT_CHARACTERS),
-    credential: text(TEXT_CHARACTERS),
+    "urls!": list(ICE_SERVERS, sentence),
+    username: sentence,
+    credential: sentence,
 };
 
 const SHAPES: Readonly<Record<Message["event"], Shape>> = {
@@ -189,7 +178,7 @@ const SHAPES: Readonly<Record<Message["event"], Shape>> = {
         "agentId!": id(agentId),
         ...session,
         clientId: id(clientId),
-        capabilities: list(CAPABILITIES, name),
+        capabilities: list(CAPABILITIES, word),
         offer: sdp,
         proof,
     },
@@ -197,27 +186,24 @@ const SHAPES: Readonly<Record<Message["event"], Shape>> = {
         "agentId!": id(agentId),
         ...session,
         answer: sdp,
-        replyTo: fragment,
+        replyTo: word,
         iceServers: list(ICE_SERVERS, object(iceServer)),
         proof,
     },
     "connection-refused": {
         "agentId!": id(agentId),
-        "code!": name,
-        "message!": text(TEXT_CHARACTERS),
+        "code!": word,
+        "message!": sentence,
         ...session,
         retryAfter: pause,
     },
     offer: { "sdp!": sdp, ...session, proof },
-    answer: { "sdp!": sdp, ...session, replyTo: fragment, proof },
+    answer: { "sdp!": sdp, ...session, replyTo: word, proof },
     candidate: {
         ...ice,
         ...session,
-        from: name,
-        more: list(
-            CANDIDATES_PER_MESSAGE - 1,
-            object({ ...ice, ...session, from: name, more: noFurtherLists }),
-        ),
+        from: word,
+        more: list(CANDIDATES_PER_MESSAGE - 1, object(ice)),
     },
 };
 
@@ -232,7 +218,7 @@ export function parse(event: string, payload: unknown): Message {
     const known = Object.hasOwn(ALIASES, event) ? ALIASES[event] : event;
     const shape = Object.hasOwn(SHAPES, known ?? "") ? SHAPES[known as Message["event"]] : undefined;
     if (!shape)
-        throw new MalformedMessage(event.slice(0, NAME_CHARACTERS), "event", "is not an event of this protocol");
+        throw new MalformedMessage(event.slice(0, WORD_BYTES), "event", "is not an event of this protocol");
     if (!isObject(payload)) throw new MalformedMessage(event, "payload", "must be an object");
     try {
         return { event: known, ...pick(payload, shape) } as unknown as Message;

@@ -80,7 +80,8 @@ export class StreamMachine {
 
     accept(result: Json): Accept {
         this.checkAlive();
-        if (this.opener || this.current !== "opening") throw new StreamClosed("the stream was already accepted");
+        if (this.opener || this.current !== "opening")
+            throw new StreamClosed("the stream was already accepted");
         this.move("accept");
         return { kind: "accept", streamId: this.streamId, result, window: this.window };
     }
@@ -115,12 +116,14 @@ export class StreamMachine {
             throw new StreamClosed("more bytes consumed than were received");
         this.consumed += count;
         const limit = this.consumed + this.window;
-        if (!this.receiving || 2 * (limit - this.granted) < this.window || limit === this.granted) return null;
+        if (!this.receiving || 2 * (limit - this.granted) < this.window || limit === this.granted)
+            return null;
         this.granted = limit;
         return { kind: "window", streamId: this.streamId, received: this.received, limit };
     }
 
     receiveAccept(frame: Accept): void {
+        if (this.current === "reset") return;
         if (!this.opener || this.current !== "opening")
             throw this.broken("ACCEPT for a stream that is not being opened");
         this.move("accept");
@@ -131,6 +134,7 @@ export class StreamMachine {
     receiveData({ offset, payload }: Data): Uint8Array {
         const end = offset + payload.length;
         if (end <= this.received) return payload.subarray(payload.length);
+        if (this.current === "reset") return payload.subarray(payload.length);
         if (!this.receiving) throw this.broken(`DATA while ${this.current}`);
         if (offset > this.received) throw this.broken(`a gap before offset ${offset}`);
         if (end > this.granted) throw this.broken("more bytes than the window allows");
@@ -141,6 +145,7 @@ export class StreamMachine {
 
     /** Widen our credit; a limit below the present one is an old frame. */
     receiveWindow({ received, limit }: Window): void {
+        if (this.current === "reset") return;
         if (this.current === "opening" || received > this.sent || received > limit)
             throw this.broken("WINDOW for bytes that were not sent");
         this.allowed = Math.max(this.allowed, limit);
@@ -148,7 +153,7 @@ export class StreamMachine {
 
     /** Note that the peer's direction ended whole; a repeat changes nothing. */
     receiveFin({ length, trailer }: Fin): void {
-        if (this.whole && length === this.received) return;
+        if (this.current === "reset" || (this.whole && length === this.received)) return;
         if (!this.receiving || length !== this.received)
             throw this.broken(`FIN after ${length} bytes while ${this.current}, ${this.received} came`);
         this.move("receive-fin");

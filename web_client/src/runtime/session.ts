@@ -1,7 +1,14 @@
 // Runtime, layer 2: a session over one wire. Greets, opens streams, calls, and watches for silence.
 
 import { DeadlineExceeded, ProtocolError, RemoteError, SessionClosed } from "../protocol/errors.ts";
-import { type Frame, type Json, PROTOCOL_VERSION, type Reply, type StreamFrame, type Welcome } from "../protocol/frames.ts";
+import {
+    type Frame,
+    type Json,
+    PROTOCOL_VERSION,
+    type Reply,
+    type StreamFrame,
+    type Welcome,
+} from "../protocol/frames.ts";
 import type { Lane } from "../protocol/lanes.ts";
 import { BULK_WINDOW, CALLS_IN_FLIGHT, STREAMS_PER_SESSION, TERMINAL_WINDOW } from "../protocol/limits.ts";
 import type { Timing } from "../protocol/timing.ts";
@@ -77,7 +84,10 @@ export class Session {
         });
         let timer: ReturnType<typeof setTimeout> | undefined;
         const limit = new Promise<never>((_, reject) => {
-            timer = setTimeout(() => reject(new DeadlineExceeded("greeting", this.timing.ice)), this.timing.ice * 1000);
+            timer = setTimeout(
+                () => reject(new DeadlineExceeded("greeting", this.timing.ice)),
+                this.timing.ice * 1000,
+            );
         });
         const lost = this.closed.then((reason) => Promise.reject(new SessionClosed(reason)));
         lost.catch(() => undefined); // only the race below cares
@@ -95,7 +105,8 @@ export class Session {
     /** Open a stream and wait for its ACCEPT. Throws `RemoteError`, `SessionClosed`. */
     async open(service: string, method: string, params: Json, lane: Lane): Promise<Stream> {
         if (this.over !== null) throw new SessionClosed(this.over);
-        if (this.streams.size >= STREAMS_PER_SESSION) throw new RemoteError("busy", "too many streams are open");
+        if (this.streams.size >= STREAMS_PER_SESSION)
+            throw new RemoteError("busy", "too many streams are open");
         const window = lane === "file-transfer" ? BULK_WINDOW : TERMINAL_WINDOW;
         const host = {
             send: (on: Lane, frame: Frame) => this.send(on, frame),
@@ -195,7 +206,8 @@ export class Session {
 
     private welcome(frame: Welcome): void {
         if (!this.greeted) return;
-        if (frame.version !== PROTOCOL_VERSION) throw new ProtocolError(`session version ${frame.version} is not known`);
+        if (frame.version !== PROTOCOL_VERSION)
+            throw new ProtocolError(`session version ${frame.version} is not known`);
         this.peer = frame.agent;
         this.greeted();
         this.greeted = null;
@@ -206,7 +218,8 @@ export class Session {
         const id = frame.streamId;
         const stream = this.streams.get(id);
         if (stream) stream.receive(frame);
-        else if (id % 2 === 1 && id >= this.nextStream) throw new ProtocolError(`stream ${id} was never opened`);
+        else if (id % 2 === 1 && id >= this.nextStream)
+            throw new ProtocolError(`stream ${id} was never opened`);
     }
 
     private reply(frame: Reply): void {

@@ -4,7 +4,7 @@
 // a long sleep, rejoins with an expired token; so each loss ends the old channel here and a supervisor makes a new one.
 
 import type { RealtimeChannel, SupabaseClient } from "@supabase/supabase-js";
-import { DoorstepError, SignalingLost, Unauthorized } from "../protocol/errors.ts";
+import { type DoorstepError, SignalingLost, Unauthorized } from "../protocol/errors.ts";
 import type { Timing } from "../protocol/timing.ts";
 import { PresenceDebounce } from "./presence.ts";
 import type { Channel, ChannelSpec, ChannelState, Signaling } from "./signaling.ts";
@@ -76,7 +76,9 @@ class SupervisedChannel implements Channel {
         this.spec = spec;
         this.timing = timing;
         this.leaving = leaving;
-        this.presence = spec.onPresence ? new PresenceDebounce(timing.presenceDebounce, spec.onPresence) : null;
+        this.presence = spec.onPresence
+            ? new PresenceDebounce(timing.presenceDebounce, spec.onPresence)
+            : null;
         this.left = new Promise((resolve) => {
             this.done = resolve;
         });
@@ -175,7 +177,8 @@ class SupervisedChannel implements Channel {
         try {
             await this.join(this.timing.join);
         } catch (error) {
-            if (this.state !== "left" && this.timer === undefined && !(error instanceof Unauthorized)) this.schedule();
+            if (this.state !== "left" && this.timer === undefined && !(error instanceof Unauthorized))
+                this.schedule();
         }
     }
 

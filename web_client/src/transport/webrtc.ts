@@ -190,7 +190,9 @@ export class WebRtcWire implements Wire {
             if (entry.type !== "candidate-pair" || !entry.nominated || entry.state !== "succeeded") continue;
             bytesSent += entry.bytesSent;
             bytesReceived += entry.bytesReceived;
-            const [local, remote] = [entry.localCandidateId, entry.remoteCandidateId].map((id) => report.get(id));
+            const [local, remote] = [entry.localCandidateId, entry.remoteCandidateId].map((id) =>
+                report.get(id),
+            );
             more = {
                 path: `${local?.candidateType ?? "?"} → ${remote?.candidateType ?? "?"}`,
                 roundTrip: (entry.currentRoundTripTime ?? 0) * 1000,
@@ -203,7 +205,8 @@ export class WebRtcWire implements Wire {
     private congested(lane: Lane): boolean {
         for (const other of REQUIRED_LANES) {
             const channel = this.channels.get(other);
-            if (channel && channel.bufferedAmount > (other === lane ? LANE_LOW_WATER : LANE_HIGH_WATER)) return true;
+            if (channel && channel.bufferedAmount > (other === lane ? LANE_LOW_WATER : LANE_HIGH_WATER))
+                return true;
             if (other === lane) return false;
         }
         return false;

@@ -1,0 +1,88 @@
+// App: what the connection is made of: wire, path, round trip, bytes.
+
+import { useEffect, useState } from "preact/hooks";
+import type { Agent } from "../client/agents.ts";
+import type { Status } from "../client/connection.ts";
+import { Observable } from "../runtime/observable.ts";
+import type { Session, SessionStats } from "../runtime/session.ts";
+import { useValue } from "./hooks.ts";
+import { reader } from "./settings.ts";
+
+const SECONDS = 1;
+const QUIET = new Observable(false);
+
+export function ConnectionPanel({
+    session,
+    status,
+    agent,
+}: {
+    session: Session | null;
+    status: Status;
+    agent: Agent;
+}) {
+    const stats = useStats(session);
+    const stalled = useValue(session?.stalled ?? QUIET);
+    const aloud = useValue(reader);
+    const peer = session?.peer ?? {};
+    return (
+        <aside class="panel" aria-label="Connection" data-testid="connection-panel">
+            <dl>
+                <Fact name="State" value={stalled ? "stalled: nothing arrives" : status.state} />
+                <Fact
+                    name="Wire"
+                    value={stats ? (stats.kind === "webrtc" ? "WebRTC, peer to peer" : stats.kind) : "–"}
+                />
+                <Fact name="Path" value={stats?.path ?? "–"} />
+                <Fact name="Round trip" value={trip(stats)} />
+                <Fact name="Sent" value={stats ? bytes(stats.bytesSent) : "–"} />
+                <Fact name="Received" value={stats ? bytes(stats.bytesReceived) : "–"} />
+                <Fact name="Machine" value={String(peer.platform ?? agent.platform ?? "–")} />
+                <Fact name="Agent" value={String(peer.version ?? agent.version ?? "–")} />
+            </dl>
+            <label class="switch">
+                <input type="checkbox" checked={aloud} onChange={() => reader.set(!aloud)} />
+                Screen reader mode
+            </label>
+        </aside>
+    );
+}
+
+function Fact({ name, value }: { name: string; value: string }) {
+    return (
+        <div class="fact">
+            <dt>{name}</dt>
+            <dd>{value}</dd>
+        </div>
+    );
+}
+
+function useStats(session: Session | null): SessionStats | null {
+    const [stats, setStats] = useState<SessionStats | null>(null);
+    useEffect(() => {
+        setStats(null);
+        if (!session) return;
+        let shown = true;
+        const ask = () => void session.stats().then((next) => shown && setStats(next));
+        ask();
+        const timer = setInterval(ask, SECONDS * 1000);
+        return () => {
+            shown = false;
+            clearInterval(timer);
+        };
+    }, [session]);
+    return stats;
+}
+
+function trip(stats: SessionStats | null): string {
+    const milliseconds = stats?.ping ?? stats?.roundTrip ?? null;
+    if (milliseconds === null) return "–";
+    return milliseconds < 10 ? `${milliseconds.toFixed(1)} ms` : `${Math.round(milliseconds)} ms`;
+}
+
+function bytes(count: number): string {
+    const units = ["B", "KiB", "MiB", "GiB"];
+    let rest = count;
+    let unit = 0;
+    for (; rest >= 1024 && unit < units.length - 1; unit++) rest /= 1024;
+    return `${unit === 0 ? rest : rest.toFixed(1)} ${units[unit]}`;
+}
