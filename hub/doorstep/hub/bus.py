@@ -56,6 +56,10 @@ class Bus:
     def __len__(self) -> int:
         return len(self._rooms)
 
+    def topics(self) -> tuple[Topic, ...]:
+        """The topics that have a member."""
+        return tuple(self._rooms)
+
     def join(self, topic: Topic, member: Member) -> None:
         self._rooms.setdefault(topic, _Room()).members[member] = None
 
