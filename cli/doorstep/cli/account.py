@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -26,9 +26,7 @@ __all__ = ["login", "logout", "status", "version"]
     help='Read the password from a file ("-": standard input) instead of asking for it.',
 )
 @state_dir_option
-def login(
-    url: str, email: str, key: str | None, password_file: click.utils.LazyFile | None, state_dir: Path
-) -> None:
+def login(url: str, email: str, key: str | None, password_file: IO[str] | None, state_dir: Path) -> None:
     """Sign in to the hub or Supabase project at URL and remember it."""
     password: str = (
         password_file.read().rstrip("\r\n") if password_file else click.prompt("Password", hide_input=True)

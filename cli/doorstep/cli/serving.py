@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["agent", "hub", "start_hub", "stop_event"]
 
 DEFAULT_PORT = 8787
-EXIT_NO_LISTENER = 69
+
+
+class CannotListen(click.ClickException):
+    """The port is taken or not ours to take."""
+
+    exit_code = 69
 
 
 @click.command()
@@ -85,12 +90,10 @@ async def start_hub(server: HubServer) -> None:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
             raise
         port = server.config.port
-        failure = click.ClickException(
+        raise CannotListen(
             f"cannot listen on {server.config.host} port {port} ({os.strerror(error.errno)});"
             " choose another with --port"
-        )
-        failure.exit_code = EXIT_NO_LISTENER
-        raise failure from error
+        ) from error
 
 
 def stop_event() -> asyncio.Event:

@@ -119,7 +119,8 @@ class Connector:
             assert self._peering is not None
             session = self._peering.take_session()
         except BaseException:
-            self._handle(Stop("cancelled"))
+            if self._machine.state is not AttemptState.FAILED:  # which has released everything already
+                self._handle(Stop("cancelled"))
             await self._release()
             raise
         try:

@@ -13,7 +13,7 @@ __all__ = ["Topic"]
 
 
 class Topic:
-    """A channel over the attempts of a connect, kept joined by its supervisor; a loss is told to ``on_lost``."""
+    """A channel that attempts come and go on; its supervisor keeps it joined, ``on_lost`` hears of losses."""
 
     def __init__(
         self,
