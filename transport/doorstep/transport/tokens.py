@@ -23,7 +23,7 @@ from doorstep.transport.supervisor import Backoff
 __all__ = ["Grant", "Issuer", "Tokens"]
 
 MARGIN = 60.0
-"""Seconds before expiry at which a token is renewed; a quarter of its life for short-lived ones."""
+"""Seconds before expiry at which a token is renewed; half of its life for short-lived ones."""
 NAP = 30.0
 """Longest sleep before the clocks are read again: a suspended machine's monotonic clock stands still."""
 
@@ -116,7 +116,7 @@ class Tokens:
         return self._grant.lifetime - self._margin() - gone
 
     def _margin(self) -> float:
-        return min(MARGIN, self._grant.lifetime / 4) if self._grant else 0.0
+        return min(MARGIN, self._grant.lifetime / 2) if self._grant else 0.0
 
     async def _renew(self) -> None:
         directory = self._credentials.directory
