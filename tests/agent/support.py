@@ -33,5 +33,5 @@ async def connected(*services: Service) -> AsyncIterator[Session]:
 async def until(check: Callable[[], bool]) -> None:
     """Wait until ``check`` is true; what it looks at (processes, descriptors) sends no events."""
     async with asyncio.timeout(DEADLINE):
-        while not check():
+        while not check():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.02)

@@ -157,9 +157,7 @@ async def test_a_flood_is_held_back_and_the_keyboard_still_works(client: Session
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     await screen.type("yes flooding; echo over $((1 + 1))\n")
     async with asyncio.timeout(DEADLINE):
-        while (
-            screen.stream.received < TERMINAL_WINDOW
-        ):  # the window is full: the agent must have stopped reading
+        while screen.stream.received < TERMINAL_WINDOW:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.01)
     pid = screen.stream.result["pid"]
     written = _written_by_children(pid)

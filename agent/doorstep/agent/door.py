@@ -1,0 +1,223 @@
+"""Agent: the door: who knocks, who is answered, and the one signaling channel all callers share.
+
+Admission is protocol.answering.admit, the channel's time is protocol.lease.SignalingLease; this is the thin
+adapter of both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from doorstep.agent.caller import Caller
+from doorstep.agent.events import EventKind
+from doorstep.protocol.answering import Admission, admit, busy
+from doorstep.protocol.errors import DoorstepError, LinkError, MalformedMessage, SignalingLost
+from doorstep.protocol.ids import AgentId, SessionId, signaling_topic
+from doorstep.protocol.lease import SignalingLease
+from doorstep.protocol.signaling import Candidate, ConnectionRequest, IceServer, Message, Offer, dump, parse
+from doorstep.protocol.steps import ChannelLost, JoinSignaling, LeaveSignaling, SignalingJoined, Stop
+from doorstep.protocol.timing import Timing
+from doorstep.runtime import Service
+from doorstep.runtime.tasks import TaskOwner
+from doorstep.transport.signaling import Channel, ChannelSpec, Signaling
+
+__all__ = ["Door"]
+
+_log = logging.getLogger("doorstep.agent")
+
+Tell = Callable[..., None]
+
+
+class Door:
+    """Owns every caller, their tasks, and the signaling channel. Satisfies :class:`~.caller.House`."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: AgentId,
+        signaling: Signaling,
+        services: Mapping[str, Service],
+        about: Mapping[str, Any],
+        ice_servers: tuple[IceServer, ...],
+        timing: Timing,
+        tell: Tell,
+    ) -> None:
+        self.agent_id = agent_id
+        self.services = services
+        self.about = about
+        self.ice_servers = ice_servers
+        self.timing = timing
+        self.tasks = TaskOwner()
+        self.agents_channel: Channel | None = None
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._signaling = signaling
+        self._channel: Channel | None = None
+        self._lease = SignalingLease(timing)
+        self._lease_timer: asyncio.TimerHandle | None = None
+        self._leasing: asyncio.Task[None] | None = None
+        self._joining: asyncio.Task[Channel] | None = None
+        self._waiting: dict[Caller, int] = {}
+        self._callers: dict[SessionId | None, Caller] = {}
+        self._everybody: set[Caller] = set()
+        self._stopped = False
+
+    @property
+    def callers(self) -> int:
+        """Sessions and attempts there are."""
+        return len(self._everybody)
+
+    # Messages in.
+
+    def receive(self, event: str, payload: dict[str, Any]) -> None:
+        """Take a broadcast of the agents channel. A knock at another agent leaves no trace."""
+        if event != ConnectionRequest.event or payload.get("agentId") != self.agent_id or self._stopped:
+            return
+        message = self._parse(event, payload)
+        if isinstance(message, ConnectionRequest):
+            self._knock(message)
+
+    def _receive_signaling(self, event: str, payload: dict[str, Any]) -> None:
+        message = self._parse(event, payload)
+        if isinstance(message, Offer | Candidate) and (caller := self._callers.get(message.session_id)):
+            caller.handle(message)
+
+    def _parse(self, event: str, payload: dict[str, Any]) -> Message | None:
+        try:
+            return parse(event, payload)
+        except MalformedMessage as error:
+            _log.warning("a malformed message is dropped: %s", error)
+            return None
+
+    def _knock(self, request: ConnectionRequest) -> None:
+        current = self._callers.get(request.session_id)
+        state = None if current is None else current.state
+        match admit(request, self.agent_id, state, len(self._everybody)):
+            case Admission.START:
+                caller = Caller(self, request.session_id)
+                self._callers[request.session_id] = caller
+                self._everybody.add(caller)
+                self.tell(EventKind.KNOCK, request.session_id)
+                caller.handle(request)
+            case Admission.REPEAT if current is not None:
+                current.handle(request)
+            case Admission.BUSY:
+                self.tell(EventKind.REFUSED, request.session_id, reason="busy")
+                self.tasks.spawn(self._refuse(request), "refuse")
+            case _:
+                return
+
+    async def _refuse(self, request: ConnectionRequest) -> None:
+        try:
+            await self.send_agents(*dump(busy(request, self.timing)))
+        except LinkError as error:
+            _log.info("a refusal was not sent: %s", error)
+
+    # What callers ask for.
+
+    async def send_agents(self, event: str, payload: Mapping[str, Any]) -> None:
+        await _send(self.agents_channel, event, payload)
+
+    async def send_signaling(self, event: str, payload: Mapping[str, Any]) -> None:
+        await _send(self._channel, event, payload)
+
+    def need_signaling(self, caller: Caller, serial: int) -> None:
+        self._waiting[caller] = serial
+        self._lease.need(caller, self._loop.time())
+        if self._lease.is_joined:
+            self._announce_joined()
+        self._run_lease()
+
+    def release_signaling(self, caller: Caller) -> None:
+        self._waiting.pop(caller, None)
+        self._lease.release(caller)
+        self._run_lease()
+
+    def connected(self, caller: Caller) -> None:
+        self._lease.connected(caller, self._loop.time())
+        self._run_lease()
+
+    def retire(self, caller: Caller) -> None:
+        self._everybody.discard(caller)
+        if self._callers.get(caller.session_id) is caller:
+            del self._callers[caller.session_id]
+
+    def tell(self, kind: EventKind, session_id: SessionId | None, **facts: Any) -> None:
+        self._tell(kind, session_id=session_id, **facts)
+
+    # The signaling channel.
+
+    def _run_lease(self) -> None:
+        for effect in self._lease.effects():
+            if isinstance(effect, LeaveSignaling) and self._joining is not None:
+                self._joining.cancel()
+            self._leasing = self.tasks.spawn(self._lease_step(self._leasing, effect), "signaling channel")
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        deadline = self._lease.deadline()
+        self._lease_timer = None if deadline is None else self._loop.call_at(deadline, self._lease_over)
+
+    def _lease_over(self) -> None:
+        self._lease.handle_timer(self._loop.time())
+        self._run_lease()
+
+    async def _lease_step(
+        self, before: asyncio.Task[None] | None, effect: JoinSignaling | LeaveSignaling
+    ) -> None:
+        """A leave must be over before the next join."""
+        if before is not None:
+            await asyncio.wait({before})
+        if isinstance(effect, JoinSignaling):
+            await self._join(effect.serial)
+        elif self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.leave()
+
+    async def _join(self, serial: int) -> None:
+        spec = ChannelSpec(topic=signaling_topic(self.agent_id), on_message=self._receive_signaling)
+        self._joining = asyncio.ensure_future(self._signaling.join(spec, timeout=self.timing.signaling_join))
+        await asyncio.wait({self._joining})
+        joining, self._joining = self._joining, None
+        if joining.cancelled():
+            return
+        error = joining.exception()
+        if error is None:
+            self._channel = joining.result()
+            self._lease.joined(serial)
+            self._announce_joined()
+        else:
+            self._announce_failed(serial, error)
+
+    def _announce_joined(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for caller, serial in waiting.items():
+            caller.handle(SignalingJoined(serial))
+
+    def _announce_failed(self, serial: int, error: BaseException) -> None:
+        if not isinstance(error, DoorstepError):
+            _log.error("the signaling channel could not be joined", exc_info=error)
+        self._lease.failed(serial)
+        waiting, self._waiting = self._waiting, {}
+        for caller, its_serial in waiting.items():
+            caller.handle(ChannelLost(its_serial, str(error)))
+
+    # The end.
+
+    async def stop(self, reason: str) -> None:
+        """End every session and attempt, leave the signaling channel, leave no task or timer. Idempotent."""
+        self._stopped = True
+        for caller in list(self._everybody):
+            caller.handle(Stop(reason))
+        self._lease.stop()
+        self._run_lease()
+        await self.tasks.ended(2 * self.timing.shutdown)
+        self.tasks.cancel()
+
+
+async def _send(channel: Channel | None, event: str, payload: Mapping[str, Any]) -> None:
+    if channel is None:
+        raise SignalingLost(f"{event} was not sent: the channel is not joined")
+    await channel.send(event, payload)

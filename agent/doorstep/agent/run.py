@@ -1,0 +1,137 @@
+"""Agent: the agent as a process: lock, sign-in, services, signals, and an orderly end within two seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from doorstep.agent.agent import Agent
+from doorstep.agent.events import OnEvent, json_lines
+from doorstep.agent.exec import ExecService
+from doorstep.agent.files import FilesService
+from doorstep.agent.identity import load_identity, only_agent
+from doorstep.agent.settings import Settings
+from doorstep.agent.tasks import race
+from doorstep.agent.terminal import TerminalService
+from doorstep.protocol.errors import InvalidInput, LinkError, UsageError
+from doorstep.transport.supervisor import Backoff
+
+if TYPE_CHECKING:
+    from doorstep.transport.backend import Backend
+
+__all__ = ["main", "run"]
+
+_log = logging.getLogger("doorstep.agent")
+
+
+def main(settings: Settings) -> None:
+    """Run until SIGTERM, SIGINT or, if asked for, the parent's end. Raises what :func:`run` raises."""
+    asyncio.run(run(settings))
+
+
+async def run(settings: Settings, on_event: OnEvent | None = None) -> str:
+    """Run the agent of ``settings.state_dir``; return the reason of its end.
+
+    A back end that is away is waited for. Raises :class:`AlreadyRunning`, :class:`NotSignedIn`,
+    :class:`Unauthorized`, :class:`InvalidInput`.
+    """
+    listener = json_lines() if settings.json_events else on_event
+    reasons: list[str] = []
+    with only_agent(settings.state_dir):
+        async with _stop_signals(settings.exit_with_parent) as stop:
+            await race(_wait(stop, reasons), _serve(settings, listener, reasons))
+    return reasons[0] if reasons else "stopped"
+
+
+async def _wait(stop: asyncio.Future[str], reasons: list[str]) -> None:
+    reasons.append(await stop)
+
+
+async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str]) -> None:
+    """Be the agent until cancelled."""
+    async with AsyncExitStack() as stack:
+        identity = load_identity(settings.state_dir, settings.name)
+        files = _files(settings.file_root)
+        stack.callback(files.close)
+        backend = await _sign_in(settings)
+        stack.push_async_callback(backend.close)
+        agent = Agent(
+            identity=identity,
+            owner=backend.user_id,
+            signaling=backend.signaling(),
+            services=(TerminalService(settings.timing), ExecService(settings.timing), files),
+            directory=backend,
+            ice_servers=settings.ice_servers,
+            timing=settings.timing,
+            on_event=on_event,
+        )
+        try:
+            await agent.start()
+            await agent.wait()
+        finally:
+            await agent.stop(reasons[0] if reasons else "the agent stops")
+
+
+async def _sign_in(settings: Settings) -> Backend:
+    """Sign in, however long the back end is away; the WebRTC stack warms up meanwhile."""
+    from doorstep.transport import credentials
+    from doorstep.transport.backend import Backend
+    from doorstep.transport.certificate import warm_up
+
+    who = credentials.load(settings.state_dir)
+    warm = asyncio.create_task(asyncio.to_thread(warm_up), name="warm up")
+    backoff = Backoff(settings.timing)
+    try:
+        while True:
+            try:
+                return await Backend.sign_in(who, settings.timing)
+            except LinkError as error:
+                pause = backoff.pause()
+                _log.warning("%s; next attempt in %.1f s", error, pause)
+                await asyncio.sleep(pause)
+    finally:
+        await asyncio.wait({warm})
+
+
+def _files(root: Path | None) -> FilesService:
+    try:
+        return FilesService(root)
+    except OSError as error:
+        raise InvalidInput("file root", f"{error.strerror}: {error.filename}") from error
+
+
+@asynccontextmanager
+async def _stop_signals(with_parent: bool) -> AsyncIterator[asyncio.Future[str]]:
+    """Yield a future that is done, with the reason, when the process shall end."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[str] = loop.create_future()
+
+    def end(reason: str) -> None:
+        if not stop.done():
+            stop.set_result(reason)
+
+    def read_parent() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            end("the parent process is gone")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, f"the agent received {number.name}")
+    try:
+        if with_parent:
+            try:
+                loop.add_reader(0, read_parent)
+            except PermissionError as error:  # a regular file cannot be waited for (epoll_ctl(2))
+                raise UsageError("--exit-with-parent needs a pipe as stdin") from error
+        yield stop
+    finally:
+        if with_parent:
+            loop.remove_reader(0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
