@@ -140,7 +140,11 @@ TRANSITIONS: Mapping[tuple[AnsweringState, AnsweringTrigger], AnsweringState] = 
             for state in (_S.IDLE, _S.CHANNEL_CREATED, _S.OFFER_RECEIVED, _S.CONNECTING)
         },
         (_S.CONNECTED, _T.WIRE_LOST): _S.CLEANUP,
-        **{(state, _T.STOP): _S.CLEANUP for state in _S if state is not _S.CLEANUP},
+        **{
+            (state, _T.STOP): _S.CLEANUP
+            for state in _S
+            if state not in (_S.ANSWER_SENT, _S.CLEANUP)  # these two are passed through
+        },
         (_S.CLEANUP, _T.CLEANED): _S.IDLE,
     }
 )
@@ -453,7 +457,8 @@ class Answering(Machine[AnsweringState, AnsweringTrigger, AnsweringEffect]):
             self._end(_T.FAIL, reason, now)
 
     def _peer_failed(self, reason: str, now: float) -> None:
-        self._check(_T.FAIL)
+        if self._state is _S.CONNECTED:  # a wire that is up is lost by WireLost only
+            return
         if self._offer is None:
             raise NotAllowed("Answering", self._state, "peer-failed")
         if self._answer_out:

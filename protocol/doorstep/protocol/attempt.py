@@ -236,8 +236,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
 
     ``session_id`` None is the anonymous session. With ``express`` the first attempt makes its offer and joins
     the signaling channel at once, so that the request carries the offer and every answer finds its listener:
-    never later than the plain flow, two round trips sooner at best. The retries are plain, since the agent may
-    be offline and a knock should not wait for an offer.
+    never later than the plain flow, two round trips sooner at best. The retries are plain, since the agent
+    may be offline and a knock should not wait for an offer.
     """
 
     def __init__(
@@ -315,11 +315,11 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
             case WireLost(_, reason):
                 self._wire_lost(reason, now)
             case ChannelLost(_, reason):
-                self._channel_failed(SignalingLost(reason), 0.0, now)
+                self._channel_lost(SignalingLost(reason), 0.0, now)
             case Denied(_, reason):
-                self._channel_failed(Unauthorized(reason), None, now)
+                self._channel_lost(Unauthorized(reason), None, now)
             case PeerFailed(_, reason):
-                self._fail(ConnectFailed(reason), self._timing.retry_pause, now)
+                self._peer_failed(reason, now)
             case Pause():
                 self._pause(now)
             case Retry():
@@ -512,9 +512,13 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
 
     # Endings.
 
-    def _channel_failed(self, error: DoorstepError, pause: float | None, now: float) -> None:
+    def _channel_lost(self, error: DoorstepError, pause: float | None, now: float) -> None:
         if self._state not in (_S.CONNECTING, _S.CONNECTED):  # these need the channel no more
             self._fail(error, pause, now)
+
+    def _peer_failed(self, reason: str, now: float) -> None:
+        if self._state is not _S.CONNECTED:  # a wire that is up is lost by WireLost only
+            self._fail(ConnectFailed(reason), self._timing.retry_pause, now)
 
     def _wait_over(self, wait: Wait, now: float) -> None:
         within = f"within {wait.limit:g} s"

@@ -3,7 +3,7 @@
 A message is a broadcast event name and a JSON object. :func:`parse` turns what arrived into one
 frozen message, or raises :class:`~doorstep.protocol.errors.MalformedMessage` (the peer's fault).
 Building one with a bad value raises :class:`~doorstep.protocol.errors.InvalidInput` (ours). Both
-run the same checks; unknown fields are ignored.
+run the same checks. An optional field that is null is absent; unknown fields are ignored.
 
 One optional field is ours, beyond the table of wire.md: ``replyTo`` on ``answer`` and
 ``connection-ready`` is the ICE username fragment of the offer that is answered. A session keeps its
@@ -151,20 +151,13 @@ class Answer(_Message, frozen=True, kw_only=True):
 class IceCandidate(_Message, frozen=True, kw_only=True):
     """An ICE candidate, as in W3C ``RTCIceCandidateInit``; ``candidate=""`` means there are no more.
 
-    ``username_fragment`` is that of the side the candidate belongs to.
+    ``username_fragment`` is that of the side the candidate belongs to. It is checked as part of a message.
     """
 
     candidate: str
     sdp_mid: str | None
     sdp_m_line_index: int | None = None
     username_fragment: str | None = None
-
-    def __post_init__(self) -> None:
-        _text("candidate", self.candidate, limits.CANDIDATE_BYTES)
-        _text("sdpMid", self.sdp_mid, limits.WORD_BYTES)
-        _text("usernameFragment", self.username_fragment, limits.WORD_BYTES)
-        if self.sdp_m_line_index is not None and not 0 <= self.sdp_m_line_index < 2**16:
-            raise InvalidInput("sdpMLineIndex", "must be 0 to 65535")
 
 
 class Candidate(IceCandidate, frozen=True, kw_only=True):
@@ -176,10 +169,12 @@ class Candidate(IceCandidate, frozen=True, kw_only=True):
     more: tuple[IceCandidate, ...] = ()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        _ice(self)
         _ids(None, self.session_id)
         _text("from", self.sender, limits.WORD_BYTES)
         _count("more", self.more, limits.CANDIDATES_PER_MESSAGE - 1)
+        for further in self.more:
+            _ice(further, "more")
 
     def each(self) -> tuple[Candidate, ...]:
         """This candidate and those of ``more``, each on its own, with the four ICE fields only."""
@@ -226,8 +221,9 @@ def parse(event: str, payload: object) -> Message:
     for field in _REQUIRED[kind]:
         if field not in payload:
             raise MalformedMessage(event, field, "is required")
+    given = {name: value for name, value in payload.items() if value is not None or name in _REQUIRED[kind]}
     try:
-        return msgspec.convert(payload, kind)
+        return msgspec.convert(given, kind)
     except InvalidInput as error:
         raise MalformedMessage(event, error.field, error.message) from None
     except msgspec.ValidationError as error:
@@ -256,6 +252,14 @@ def _sdp(field: str, text: str | None) -> None:
     if text == "":
         raise InvalidInput(field, "must not be empty")
     _text(field, text, limits.SDP_BYTES)
+
+
+def _ice(one: IceCandidate, field: str = "") -> None:
+    _text(field or "candidate", one.candidate, limits.CANDIDATE_BYTES)
+    _text(field or "sdpMid", one.sdp_mid, limits.WORD_BYTES)
+    _text(field or "usernameFragment", one.username_fragment, limits.WORD_BYTES)
+    if one.sdp_m_line_index is not None and not 0 <= one.sdp_m_line_index < 2**16:
+        raise InvalidInput(field or "sdpMLineIndex", "must be 0 to 65535")
 
 
 def _proof(proof: Mapping[str, str] | None) -> None:

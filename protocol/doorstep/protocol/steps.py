@@ -90,7 +90,8 @@ class WireUp(Numbered):
 
 @dataclass(frozen=True, slots=True)
 class PeerFailed(Numbered):
-    """Our peer could not make or take a description, or ICE, DTLS or the greeting failed."""
+    """Our peer could not make or take a description, or ICE, DTLS or the greeting failed. Means nothing once
+    the wire is up."""
 
     reason: str
 
