@@ -45,7 +45,7 @@ def convert(params: Mapping[str, Any], type_: type[_T]) -> _T:
 def to_json(name: str, value: Mapping[str, Any], limit: int = CALL_BYTES) -> bytes:
     """Return ``value`` as JSON; raise :class:`InvalidInput` for ``name`` when it is none or is too large."""
     try:
-        body = msgspec.json.encode(value)
+        body = msgspec.json.encode(dict(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(name, f"is not JSON: {error}") from error
     if len(body) > limit:
