@@ -70,7 +70,6 @@ export const TRANSITIONS: Readonly<Record<AttemptState, Row>> = Object.freeze({
         stop: "idle",
     },
     "waiting-ready": {
-        "offer-created": "waiting-ready",
         ready: "creating-offer",
         fail: "failed",
         stop: "idle",
@@ -152,7 +151,7 @@ export interface Outcome {
 }
 
 export interface AttemptOptions {
-    /** Make the offer and join the signaling channel at once, so that the request can carry the offer. */
+    /** The first attempt makes its offer and joins the signaling channel at once: the request carries the offer. */
     readonly express?: boolean;
     readonly clientId?: string;
     readonly capabilities?: readonly string[];
@@ -293,6 +292,7 @@ export class Attempt {
             case "denied":
                 return this.channelFailed(new Unauthorized(event.reason), null, now);
             case "peer-failed":
+                if (this.current === "connected") return; // a wire that is up is lost by wire-lost only
                 return this.fail(new ConnectFailed(event.reason), this.timing.retryPause, now);
         }
     }
@@ -330,7 +330,7 @@ export class Attempt {
         this.trickle = new Trickle(this.sessionId, "client");
         this.move(trigger, now, reason);
         this.emit({ type: "join-agents", serial: this.currentSerial });
-        if (this.express) this.prepare(null);
+        if (this.express && this.number === 1) this.prepare(null);
     }
 
     private pause(now: number): void {
@@ -379,7 +379,8 @@ export class Attempt {
     }
 
     private sendRequest(): void {
-        if (this.requestOut || !this.agents || (this.express && !this.signaling)) return;
+        const prepared = !this.peer || (this.signaling && this.offer !== null);
+        if (this.requestOut || !this.agents || !prepared) return;
         this.requestOut = true;
         this.offerOut = this.offer !== null;
         const message: ConnectionRequest = {
