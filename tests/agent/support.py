@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from doorstep.protocol.ids import SessionId
-from doorstep.runtime import Role, Service, Session
-from doorstep.transport.local import local_pair
+from doorstep.runtime import Service, Session
+from doorstep.testing.pair import session_pair
 
-DEADLINE = 20.0
+SCALE = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
+DEADLINE = 20.0 * SCALE
 
 
 @asynccontextmanager
 async def connected(*services: Service) -> AsyncIterator[Session]:
     """Yield the client's end of a session whose agent offers ``services``."""
-    named = {service.name: service for service in services}
-    agent = Session(role=Role.AGENT, session_id=SessionId("test-session"), services=named)
-    client = Session(role=Role.CLIENT, session_id=SessionId("test-session"))
-    one, other = local_pair()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(agent.start(one))
-        group.create_task(client.start(other))
-    try:
-        yield client
-    finally:
-        await client.close()
-        await agent.close()
+    async with session_pair(*services) as pair:
+        yield pair.client
 
 
 async def until(check: Callable[[], bool]) -> None:

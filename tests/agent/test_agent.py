@@ -1,16 +1,15 @@
-"""The agent over a bus in memory with real peer connections: knocks, plain and express, of several clients."""
+"""The agent over a bus in memory with real peer connections: knocks, plain and express, by many clients."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from doorstep.agent.agent import Agent
 from doorstep.agent.events import AgentEvent, EventKind
@@ -22,7 +21,6 @@ from doorstep.protocol.lanes import Lane
 from doorstep.protocol.timing import Timing
 from doorstep.runtime import Role, ServiceError, Session
 from doorstep.testing.bus import MemoryBus, MemorySignaling
-from doorstep.testing.leaks import no_leaks
 from doorstep.transport.backend import AgentRecord, AgentRow
 from doorstep.transport.certificate import warm_up
 from doorstep.transport.signaling import Channel, ChannelSpec
@@ -36,12 +34,9 @@ OWNER = UserId(str(uuid.uuid4()))
 TIMING = Timing(reconnect_first=0.05, reconnect_cap=0.1, hangup=0.3)
 
 
-@pytest_asyncio.fixture(autouse=True)
-async def nothing_left() -> AsyncIterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
     warm_up()
-    await asyncio.to_thread(lambda: None)  # the loop's own thread is not a leak
-    async with no_leaks():
-        yield
 
 
 class Table:
@@ -399,13 +394,9 @@ async def test_stopping_ends_everything_at_once() -> None:
         )
 
 
-async def test_a_knock_above_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from doorstep.protocol import answering
-
-    limited: Callable[..., Any] = answering.admit
-    monkeypatch.setattr("doorstep.agent.door.admit", lambda *known: limited(*known, 1))
+async def test_a_knock_above_the_limit_is_refused() -> None:
     async with (
-        house(MemoryBus()) as here,
+        house(MemoryBus(), limit=1) as here,
         client(here, "first-session") as one,
         client(here, "second-session") as two,
     ):

@@ -20,6 +20,7 @@ from doorstep.agent.identity import Identity
 from doorstep.agent.registration import Directory, Registration, platform_name, version
 from doorstep.protocol.errors import SignalingLost, Unauthorized
 from doorstep.protocol.ids import UserId, agents_topic
+from doorstep.protocol.limits import SESSIONS_PER_AGENT
 from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime import Service
@@ -44,9 +45,13 @@ class Agent:
         directory: Directory | None = None,
         ice_servers: tuple[IceServer, ...] = (),
         timing: Timing = DEFAULT_TIMING,
+        limit: int = SESSIONS_PER_AGENT,
         on_event: OnEvent | None = None,
     ) -> None:
-        """``signaling``, ``services`` and ``directory`` stay the caller's to close, after :meth:`stop`."""
+        """``limit`` bounds sessions and attempts; a knock above it is refused.
+
+        ``signaling``, ``services`` and ``directory`` stay the caller's to close, after :meth:`stop`.
+        """
         self.identity = identity
         self.name = identity.name
         """As registered: the back end adds a number when another agent has the name."""
@@ -64,6 +69,7 @@ class Agent:
             about=self._about,
             ice_servers=ice_servers,
             timing=timing,
+            limit=limit,
             tell=self._tell,
         )
         self._channel: Channel | None = None

@@ -43,6 +43,7 @@ class Door:
         about: Mapping[str, Any],
         ice_servers: tuple[IceServer, ...],
         timing: Timing,
+        limit: int,
         tell: Tell,
     ) -> None:
         self.agent_id = agent_id
@@ -52,6 +53,7 @@ class Door:
         self.timing = timing
         self.tasks = TaskOwner()
         self.agents_channel: Channel | None = None
+        self._limit = limit
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._signaling = signaling
@@ -95,7 +97,7 @@ class Door:
     def _knock(self, request: ConnectionRequest) -> None:
         current = self._callers.get(request.session_id)
         state = None if current is None else current.state
-        match admit(request, self.agent_id, state, len(self._everybody)):
+        match admit(request, self.agent_id, state, len(self._everybody), self._limit):
             case Admission.START:
                 caller = Caller(self, request.session_id)
                 self._callers[request.session_id] = caller

@@ -121,7 +121,10 @@ async def _stop_signals(with_parent: bool) -> AsyncIterator[asyncio.Future[str]]
             loop.remove_reader(0)
             end("the parent process is gone")
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup(1) asks to live on
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, end, f"the agent received {number.name}")
     try:
         if with_parent:
@@ -133,5 +136,5 @@ async def _stop_signals(with_parent: bool) -> AsyncIterator[asyncio.Future[str]]
     finally:
         if with_parent:
             loop.remove_reader(0)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.remove_signal_handler(number)
