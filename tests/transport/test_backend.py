@@ -1,4 +1,4 @@
-"""The supabase adapter against the real hub: signing in, staying signed in, the agents table, whose fault it is."""
+"""The supabase adapter against the real hub: sign-in, staying signed in, agents, whose fault it is."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_two_backends_on_one_file_renew_at_once(hub: Any, quick: Any, tmp_
 async def test_a_refreshed_token_is_pushed_and_keeps_the_channels(
     tmp_path: Path, member: Any, quick: Any
 ) -> None:
-    async with throw_away_hub(tmp_path, access_token_seconds=2) as hub:
+    async with throw_away_hub(tmp_path, access_token_seconds=3) as hub:
         user = await hub.user()
         async with await Backend.sign_in(who(hub, user), quick) as backend:
             mine = record()
@@ -171,7 +171,8 @@ async def test_importing_the_adapters_loads_no_heavy_library() -> None:
     )
     root = Path(__file__).parents[2]
     path = ":".join(str(root / room) for room in ("protocol", "transport"))
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    run = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=subprocess.PIPE, env={"PYTHONPATH": path}
     )
-    assert run.stdout.strip() == "[]"
+    said, _ = await run.communicate()
+    assert said.strip() == b"[]"

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import realtime
 
+from doorstep.hub.config import RealtimeLimits
 from doorstep.protocol.errors import InvalidInput, SignalingLost, Unauthorized
+from doorstep.protocol.ids import agents_topic, user_id
+from doorstep.testing.hub import throw_away_hub
 from doorstep.transport.realtime import RealtimeSignaling, RealtimeSocket
 from doorstep.transport.signaling import ChannelState
 
@@ -212,3 +215,43 @@ async def test_a_close_that_is_cancelled_still_leaves_no_task(hub: Any, quick: A
     closing.cancel()
     await asyncio.wait({closing})
     assert closing.cancelled()  # and the fixture finds nothing left
+
+
+async def test_a_refused_join_on_a_socket_of_its_own_freezes_nobody_else(
+    tmp_path: Any, member: Any, stranger: str, quick: Any
+) -> None:
+    slow = RealtimeLimits(join_error_delay=1.0)
+    async with throw_away_hub(tmp_path, realtime=slow) as hub:
+        user = await hub.user()
+
+        async def token() -> str:
+            return user.access_token
+
+        main, separate = (RealtimeSignaling(hub.url, hub.anon_key, token, quick) for _ in range(2))
+        channel = await main.join(member(agents_topic(user_id(user.id))).spec, timeout=3)
+        refused = asyncio.create_task(separate.join(member(stranger).spec, timeout=3))
+        for _ in range(20):
+            await channel.send("tick", {})
+        assert not refused.done()
+        with pytest.raises(Unauthorized):
+            await refused
+        await asyncio.gather(main.close(), separate.close())
+
+
+async def test_a_frozen_socket_is_not_taken_for_a_dead_one(
+    tmp_path: Any, member: Any, stranger: str, quick: Any
+) -> None:
+    slow = RealtimeLimits(join_error_delay=1.0)
+    async with throw_away_hub(tmp_path, realtime=slow) as hub:
+        user = await hub.user()
+
+        async def token() -> str:
+            return user.access_token
+
+        signaling = RealtimeSignaling(hub.url, hub.anon_key, token, replace(quick, probe=0.05))
+        one = member(agents_topic(user_id(user.id)))
+        await signaling.join(one.spec, timeout=3)
+        with pytest.raises(Unauthorized):
+            await signaling.join(member(stranger).spec, timeout=3)
+        assert one.states == [JOINED]
+        await signaling.close()

@@ -6,10 +6,10 @@ Import the module you need: nothing heavy is loaded here.
     The contracts: what a wire is, what a signaling service is.
 ``realtime``, ``backend``, ``webrtc``
     The only importers of ``realtime``, ``supabase`` and ``aiortc``.
-``supervisor``, ``presence``
-    What every signaling service shares: rejoining, back-off, debounced presence.
+``supervisor``, ``presence``, ``tokens``
+    What every signaling service shares: rejoining, back-off, debounced presence; tokens that stay valid.
 ``credentials``
     Who is signed in, as files of mode 0600.
 """
 
-__all__ = ["backend", "credentials", "presence", "realtime", "signaling", "supervisor", "wire"]
+__all__: list[str] = []

@@ -185,7 +185,7 @@ class Backend:
 
     async def list_agents(self) -> list[AgentRow]:
         """List the user's agents by name."""
-        return await self._rows(lambda c: c.table("agents").select("*").order("name").limit(AGENTS_LISTED))
+        return await self._rows(lambda client: _agents(client).select("*").order("name").limit(AGENTS_LISTED))
 
     async def find_agent(self, name_or_id: str) -> AgentRow:
         """Find one agent of the user's. Raises :class:`AgentNotFound`, naming those there are."""
@@ -197,7 +197,7 @@ class Backend:
         raise AgentNotFound(f"no agent {name_or_id!r} is yours; there is: {there}")
 
     async def _update(self, agent: str, change: Mapping[str, Any]) -> None:
-        rows = await self._rows(lambda c: c.table("agents").update(dict(change)).eq("id", agent))
+        rows = await self._rows(lambda client: _agents(client).update(dict(change)).eq("id", agent))
         if not rows:
             raise AgentNotFound(f"agent {agent} has no row any more; register it again")
 
@@ -311,7 +311,11 @@ def _grant(response: Any) -> Grant:
 
 
 def _upsert(row: dict[str, Any], client: AsyncClient) -> Any:
-    return client.table("agents").upsert(row, on_conflict="id")
+    return _agents(client).upsert(row, on_conflict="id")
+
+
+def _agents(client: AsyncClient) -> Any:
+    return client.table("agents")  # Any: the library's query types are partly unknown
 
 
 def _one(rows: list[AgentRow]) -> AgentRow:

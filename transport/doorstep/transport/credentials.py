@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,7 +106,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 @asynccontextmanager
-async def locked(directory: Path, timeout: float) -> AsyncIterator[None]:
+async def locked(directory: Path, timeout: float) -> AsyncGenerator[None]:
     """Hold the credentials against other processes. Raises :class:`LinkError` after ``timeout`` seconds."""
     descriptor = _open_lock(directory)
     try:
@@ -144,10 +144,10 @@ def _read(path: Path) -> dict[str, str]:
         return {}
     except (OSError, ValueError) as error:
         raise InvalidInput(str(path), f"cannot be read ({error}); run “doorstep login” again") from None
-    strings = isinstance(stored, dict) and all(isinstance(value, str) for value in stored.values())
-    if not strings:
+    fields: dict[str, Any] = cast("dict[str, Any]", stored) if isinstance(stored, dict) else {"": None}
+    if not all(isinstance(value, str) for value in fields.values()):
         raise InvalidInput(str(path), "must be an object of strings; run “doorstep login” again")
-    return cast("dict[str, str]", stored)
+    return fields
 
 
 def _password(path: Path) -> str:

@@ -14,10 +14,8 @@ What this module overrides of realtime 2.34:
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,12 +36,14 @@ from realtime import (
     ServerMessageAdapter,
     SuccessReplyMessage,
 )
+from realtime import __version__ as library_version
 from realtime._async.timer import AsyncTimer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from doorstep.protocol.errors import InvalidInput, NotSignedIn, SignalingLost, Unauthorized
+from doorstep.protocol.errors import InvalidInput, SignalingLost, Unauthorized
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.transport import realtime_words as words
 from doorstep.transport.signaling import ChannelSpec, Presence
 from doorstep.transport.supervisor import SupervisedSignaling, Token
 
@@ -55,6 +55,10 @@ HEARTBEAT = 25
 """Seconds between the library's heartbeats: a real server closes after 60 s of silence."""
 REQUESTS_IN_FLIGHT = 256
 """Unanswered requests of one socket."""
+
+if not library_version.startswith("2."):
+    raise ImportError(f"realtime {library_version} has other insides than the 2.34 that doorstep adapts")
+words.quiet_the_libraries()
 
 Reply = SuccessReplyMessage | ErrorReplyMessage
 
@@ -93,7 +97,7 @@ class RealtimeSocket:
             await client.connect()
         except InvalidStatus as error:
             await client.end()
-            raise _refused_handshake(error.response.status_code, error.response.body) from None
+            raise words.refused_handshake(error.response.status_code, error.response.body) from None
         except (OSError, WebSocketException) as error:
             await client.end()
             raise SignalingLost(f"cannot connect to Realtime: {error}") from None
@@ -184,6 +188,9 @@ class RealtimeMembership:
 
 class _Client(AsyncRealtimeClient):
     """The library's client for the life of one socket."""
+
+    _listen_task: asyncio.Task[None] | None
+    _heartbeat_task: asyncio.Task[None] | None
 
     def __init__(self, endpoint: str, key: str, token: str, timing: Timing) -> None:
         limit = math.ceil(timing.join) + 1  # the supervisor's own limit comes first
@@ -288,7 +295,7 @@ class _Client(AsyncRealtimeClient):
         try:
             message = ServerMessageAdapter.validate_json(frame)
         except ValidationError as error:
-            log.warning("ignored a Realtime message: %s", _what_is_wrong(frame, error))
+            log.warning("ignored a Realtime message: %s", words.what_is_wrong(frame, error))
             return
         if isinstance(message, ReplyMessage) and message.ref is not None:
             self._replied(message.ref, message.payload)
@@ -336,7 +343,7 @@ class _Channel(AsyncRealtimeChannel):
         await self.subscribe(self._on_status)
         if not self.is_joined:
             reason = self.lost.result() if self.lost.done() else "the join was not answered"
-            raise _refused_join(self._spec.topic, reason)
+            raise words.refused_join(self._spec.topic, reason)
 
     def lose(self, reason: str) -> None:
         if not self.lost.done():
@@ -347,7 +354,8 @@ class _Channel(AsyncRealtimeChannel):
         """Stop routing to this channel; return whether the server may still hold it."""
         self.join_push.destroy()
         routed = self.socket.channels.get(self.topic) is self
-        self.socket._remove_channel(self)  # noqa: SLF001
+        if routed:
+            del self.socket.channels[self.topic]
         self.lose("the channel was left")
         return routed and (self.is_joined or self.is_joining)
 
@@ -361,7 +369,7 @@ class _Channel(AsyncRealtimeChannel):
 
     def _on_status(self, status: RealtimeSubscribeStates, error: Exception | None) -> None:
         if status is not RealtimeSubscribeStates.SUBSCRIBED:
-            self.lose(_reason(status, error))
+            self.lose(words.reason(status.value, error))
 
     def _on_broadcast(self, broadcast: BroadcastPayload) -> None:
         self._spec.on_message(broadcast["event"], broadcast["payload"])
@@ -392,64 +400,5 @@ def _newest(state: Mapping[str, list[Any]]) -> Presence:
     }
 
 
-def _reason(status: RealtimeSubscribeStates, error: Exception | None) -> str:
-    """Say why a channel is not joined: the server's reason, where it gave one."""
-    try:
-        said = json.loads(str(error))
-    except ValueError:
-        return status.value
-    reason = said.get("reason") or said.get("message") if isinstance(said, dict) else None
-    return str(reason or status.value)
-
-
-def _refused_join(topic: str, reason: str) -> Exception:
-    """Sort the server's reasons (its ERROR_CODES) into those that time can heal and those it cannot."""
-    if reason.startswith(("Unauthorized", "PrivateOnly", "TopicNameRequired")):
-        return Unauthorized(f"the back end's policies refuse {topic} ({reason}); is the agent yours?")
-    if reason.startswith(("MalformedJWT", "JwtSignatureError")):
-        return NotSignedIn(f"the back end does not accept the access token ({reason}); sign in again")
-    return SignalingLost(f"{topic} cannot be joined: {reason}")
-
-
-def _refused_handshake(status: int, body: bytes | None) -> Exception:
-    said = (body or b"")[:200].decode(errors="replace")
-    if status in {401, 403}:
-        return Unauthorized(f"Realtime refuses the API key (HTTP {status} {said}); check DOORSTEP_KEY")
-    return SignalingLost(f"Realtime refuses the connection (HTTP {status} {said})")
-
-
 def _why_closed(socket: ClientConnection) -> str:
     return f"the socket closed with code {socket.close_code} {socket.close_reason or ''}".rstrip()
-
-
-def _what_is_wrong(frame: str | bytes, error: ValidationError) -> str:
-    """Name topic, event, field and reason of an unusable frame, on one line and without its payload."""
-    try:
-        said = json.loads(frame)
-        event = said["payload"]["event"] if said["event"] == "broadcast" else said["event"]
-        where = f"{said['topic']} {event}"
-    except (ValueError, TypeError, KeyError):
-        return "not a Realtime frame"
-    inside = [e for e in error.errors() if e["type"] != "literal_error" and e["loc"][-1] != "ref"]
-    first = (inside or error.errors())[0]
-    return f"{where}: {'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}"
-
-
-_SECRETS = re.compile(r"apikey=[^&\s]+|eyJ[\w-]{8,}[\w.-]*")
-
-
-def _redact(record: logging.LogRecord) -> bool:
-    """Keep the API key (it is in the URL) and tokens out of the WebSocket library's DEBUG lines."""
-    record.msg, record.args = _SECRETS.sub("<redacted>", record.getMessage()), ()
-    return True
-
-
-def _demote(record: logging.LogRecord) -> bool:
-    """A failed attempt is an ERROR to the library; the supervisor reports it as what it is."""
-    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
-    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG) and _redact(record)
-
-
-logging.getLogger("websockets.client").addFilter(_redact)
-for _name in ("realtime._async.client", "realtime._async.channel"):
-    logging.getLogger(_name).addFilter(_demote)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -94,7 +94,7 @@ class Backoff:
 
 
 @asynccontextmanager
-async def limit(seconds: float, what: str) -> AsyncIterator[None]:
+async def limit(seconds: float, what: str) -> AsyncGenerator[None]:
     """Turn the end of a wait into :class:`SignalingLost`."""
     try:
         async with asyncio.timeout(seconds):
@@ -144,7 +144,11 @@ class SupervisedChannel:
         if meta == self._meta:
             return
         self._meta = dict(meta)
-        await self._announce()
+        try:
+            await self._announce()
+        except Unauthorized:
+            self._meta = None
+            raise
 
     async def untrack(self) -> None:
         if self._meta is not None:
@@ -338,10 +342,12 @@ class SupervisedSignaling:
 
     async def close(self) -> None:
         self._closed = True
-        await asyncio.gather(*(channel.leave() for channel in list(self._channels.values())))
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.wait({self._supervisor})
+        try:
+            await asyncio.gather(*(channel.leave() for channel in list(self._channels.values())))
+        finally:
+            if self._supervisor is not None:
+                self._supervisor.cancel()
+                await asyncio.wait({self._supervisor})
 
     async def live_socket(self) -> Socket:
         """Wait for a socket that is up."""
