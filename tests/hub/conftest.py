@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -45,6 +46,15 @@ async def client(nothing_left: None) -> AsyncGenerator[Sign, None]:
             return made
 
         yield make
+    await end_push_timers()
+
+
+async def end_push_timers() -> None:
+    """realtime 2.34 lets a push's time-out run on when the channel or socket it belongs to is gone."""
+    left = [task for task in asyncio.all_tasks() if "AsyncPush" in repr(task.get_coro())]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 @pytest_asyncio.fixture

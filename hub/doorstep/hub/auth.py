@@ -398,7 +398,7 @@ async def _body(request: Request, shape: type[T]) -> T:
 
 def _number(request: Request, name: str, default: int, *, most: int) -> int:
     try:
-        number = int(request.query_params.get(name, default))
+        number = int(request.query_params.get(name) or default)
     except ValueError:
         number = 0
     if not 1 <= number <= most:

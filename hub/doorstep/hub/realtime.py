@@ -40,6 +40,8 @@ __all__ = ["ROUTES", "RealtimeSocket"]
 log = logging.getLogger("doorstep.hub")
 
 _encode = msgspec.json.Encoder().encode
+_SHOWN = 200
+"""Bytes of a wrong payload that an error repeats."""
 _READS = Grant.BROADCAST_READ | Grant.PRESENCE_READ
 
 
@@ -241,7 +243,7 @@ class RealtimeSocket:
         name = push.topic.removeprefix(PREFIX)
         config = read_join(name, push.payload)
         if config is None:
-            shown = bytes(push.payload).decode().replace("\\", "\\\\").replace('"', '\\"')
+            shown = bytes(push.payload)[:_SHOWN].decode(errors="replace")
             raise _Refused(f"UnknownErrorOnChannel: expected params to be a :map, got: `{shown}`")
         if not name or len(name.encode()) > self._limits.topic_bytes:
             raise _Refused("TopicNameRequired: You must provide a topic name")

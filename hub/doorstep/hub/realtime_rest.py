@@ -26,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 class _Message(msgspec.Struct):
     topic: str | None = None
     event: str | None = None
-    payload: msgspec.Raw | None = None
+    payload: msgspec.Raw = msgspec.Raw()
     private: bool = False
 
 
@@ -49,7 +49,6 @@ async def batch(request: Request) -> Response:
         return JSONResponse({"errors": {"messages": faults or [_BLANK]}}, status_code=422)
     for message in messages:
         assert message.topic is not None
-        assert message.payload is not None
         topic = Topic(message.topic, message.private)
         if Grant.BROADCAST_WRITE in await grant_for(hub.store, claims.subject, topic):
             payload = b'{"event":%b,"payload":%b,"type":"broadcast"}'
@@ -108,12 +107,10 @@ def _unauthorized(status: int) -> Response:
 
 
 def _faults(hub: Services, message: _Message) -> dict[str, list[str]]:
-    faults = {
-        name: [_BLANK]
-        for name, value in (("topic", message.topic), ("event", message.event), ("payload", message.payload))
-        if not value
-    }
-    if message.payload is not None and len(bytes(message.payload)) > hub.config.realtime.payload_bytes:
+    payload = bytes(message.payload)
+    given = {"topic": message.topic, "event": message.event, "payload": payload not in (b"", b"null")}
+    faults = {name: [_BLANK] for name, value in given.items() if not value}
+    if len(payload) > hub.config.realtime.payload_bytes:
         faults["payload"] = [_TOO_LARGE]
     return faults
 

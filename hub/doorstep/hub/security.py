@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["API_PREFIXES", "Guard", "allowed_hosts", "content_policy"]
 
 API_PREFIXES = ("/auth/v1/", "/rest/v1/", "/realtime/v1/", "/api/", "/socket/")
+_TOO_LARGE = "request body too large"
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -112,7 +114,6 @@ class _Bounded:
         self._left = limit
         self._limit = limit
         self._api = api
-        self._started = False
 
     async def run(self) -> None:
         try:
@@ -122,22 +123,17 @@ class _Bounded:
         if length > self._limit:
             await self._too_large()
             return
-        try:
-            await self._app(self._scope, self._read, self._write)
-        except _TooLarge:
-            if not self._started:
-                await self._too_large()
+        await self._app(self._scope, self._read, self._write)
 
     async def _read(self) -> Message:
         message = await self._receive()
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            raise _TooLarge
+            raise HTTPException(413, _TOO_LARGE)
         return message
 
     async def _write(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._started = True
             headers = MutableHeaders(raw=message["headers"])
             headers["X-Content-Type-Options"] = "nosniff"
             headers["Referrer-Policy"] = "no-referrer"
@@ -146,12 +142,8 @@ class _Bounded:
         await self._send(message)
 
     async def _too_large(self) -> None:
-        response = JSONResponse({"message": "request body too large"}, status_code=413)
+        response = JSONResponse({"message": _TOO_LARGE}, status_code=413)
         await response(self._scope, self._receive, self._write)
-
-
-class _TooLarge(Exception):
-    pass
 
 
 async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,191 @@
+"""The pure parts: lock-out, presence, queries, the outgoing queue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from doorstep.hub.config import RealtimeLimits, SignInLimits
+from doorstep.hub.keys import load_keys
+from doorstep.hub.lockout import Lockout
+from doorstep.hub.outbox import Outbox
+from doorstep.hub.passwords import Passwords, TooBusy
+from doorstep.hub.presence import Presence
+from doorstep.hub.rest_query import parse_query
+from doorstep.hub.rest_values import RestError, from_sql, to_sql
+from doorstep.hub.schema import AGENT_COLUMNS
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_lockout_doubles_up_to_its_limit_and_forgets() -> None:
+    limits = SignInLimits(account_attempts=2, address_attempts=100, first_wait=1, longest_wait=8, forget=100)
+    lockout = Lockout(limits)
+    now, waits = 0.0, []
+    for _ in range(7):
+        lockout.failed("a", "ip", now)
+        waits.append(lockout.wait("a", "ip", now))
+        now += waits[-1]
+    assert waits == [0, 1, 2, 4, 8, 8, 8]
+    assert lockout.wait("b", "ip", now) == 0
+    lockout.failed("a", "ip", now + 101)
+    assert lockout.wait("a", "ip", now + 101) == 0
+    lockout.failed("a", "ip", now + 102)
+    assert lockout.wait("a", "ip", now + 102) == 1
+    assert lockout.wait("a", "ip", now + 102.999) > 0
+    assert lockout.wait("a", "ip", now + 103) == 0
+    lockout.succeeded("a")
+    lockout.failed("a", "ip", now + 104)
+    assert lockout.wait("a", "ip", now + 104) == 0
+
+
+def test_lockout_counts_addresses_over_all_accounts_and_is_bounded() -> None:
+    limits = SignInLimits(account_attempts=100, address_attempts=3, remembered=4)
+    lockout = Lockout(limits)
+    for number in range(3):
+        lockout.failed(f"account{number}", "ip", 0.0)
+    assert lockout.wait("any", "ip", 0.0) == 1
+    for number in range(100):
+        lockout.failed(f"account{number}", f"ip{number}", 0.0)
+    assert lockout.wait("any", "ip", 0.0) == 0
+
+
+KEYS = st.sampled_from(["k", "l"])
+PAYLOADS = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3), max_size=3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), KEYS, st.none() | PAYLOADS), max_size=30))
+def test_diffs_add_up_to_the_state(calls: list[tuple[int, str, dict[str, object] | None]]) -> None:
+    """Apply every diff as a client does and compare with the state a late joiner is sent."""
+    presence, seen = Presence(), {}
+    for member, key, payload in calls:
+        diff = (
+            presence.untrack(member)
+            if payload is None
+            else presence.track(member, key, json.dumps(payload).encode())
+        )
+        if diff is None:
+            continue
+        change = json.loads(bytes(diff.payload()))
+        for gone, entry in change["leaves"].items():
+            for meta in entry["metas"]:
+                seen.pop((gone, json.dumps(meta, sort_keys=True)))
+        for came, entry in change["joins"].items():
+            for meta in entry["metas"]:
+                seen[came, json.dumps(meta, sort_keys=True)] = None
+    state = json.loads(bytes(presence.state()))
+    assert {(key, json.dumps(meta, sort_keys=True)) for key in state for meta in state[key]["metas"]} == set(
+        seen
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["select", "order", "limit", "or", "name", "id", "metadata", "not.and", "x"]),
+            st.text(alphabet="namid.eqor()*,%\"\\-1é'; ", max_size=25),
+        ),
+        max_size=4,
+    )
+)
+def test_any_query_is_valid_sql_or_refused(parameters: list[tuple[str, str]]) -> None:
+    try:
+        query = parse_query(parameters, "agents", AGENT_COLUMNS)
+    except RestError as error:
+        assert error.status == 400
+        return
+    with sqlite3.connect(":memory:") as db:
+        db.execute(f"CREATE TABLE agents ({', '.join(AGENT_COLUMNS)})")
+        db.execute(
+            f"SELECT * FROM agents WHERE {query.where.sql} ORDER BY {query.order}", query.where.values
+        ).fetchall()
+    db.close()
+
+
+@given(st.text(max_size=8), st.text(alphabet="ab%_\\*[?", max_size=6))
+def test_like_is_postgresqls_like(value: str, pattern: str) -> None:
+    def like(text: str, rest: str) -> bool:
+        if not rest:
+            return not text
+        if rest[0] in "%*":
+            return any(like(text[at:], rest[1:]) for at in range(len(text) + 1))
+        if rest[0] == "\\" and len(rest) > 1:
+            # PostgREST turns * into % before PostgreSQL sees it.
+            wanted = "%" if rest[1] == "*" else rest[1]
+            return text[:1] == wanted and like(text[1:], rest[2:])
+        if rest[0] == "\\":
+            return not text
+        return bool(text) and (rest[0] == "_" or rest[0] == text[0]) and like(text[1:], rest[1:])
+
+    if "\x00" in value:
+        return
+    where = parse_query([("name", f"like.{pattern}")], "agents", AGENT_COLUMNS).where
+    with sqlite3.connect(":memory:") as db:
+        db.execute("CREATE TABLE agents (name)")
+        db.execute("INSERT INTO agents VALUES (?)", (value,))
+        found = db.execute(f"SELECT count(*) FROM agents WHERE {where.sql}", where.values).fetchone()[0]
+    db.close()
+    assert bool(found) == like(value, pattern)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
+        lambda i: st.lists(i, max_size=3) | st.dictionaries(st.text(max_size=3), i, max_size=3),
+        max_leaves=6,
+    )
+)
+def test_metadata_comes_back_as_it_was_stored(value: object) -> None:
+    if value is None:
+        return
+    with sqlite3.connect(":memory:") as db:
+        db.row_factory = sqlite3.Row
+        row = db.execute("SELECT ? AS metadata", (to_sql("metadata", "jsonb", value),)).fetchone()
+    db.close()
+    assert from_sql(row, {"m": "metadata"}, AGENT_COLUMNS) == {"m": value}
+
+
+@pytest.mark.asyncio
+async def test_the_outbox_is_in_order_and_bounded() -> None:
+    outbox = Outbox(RealtimeLimits(queue_frames=3, queue_bytes=1000))
+    for frame in ("1", "2", "3"):
+        outbox.put(frame)
+    assert [await outbox.get() for _ in range(3)] == ["1", "2", "3"]
+    for frame in ("1", "2", "3"):
+        outbox.put(frame)
+    assert not outbox.overflowed.is_set()
+    outbox.put("4")
+    assert outbox.overflowed.is_set()
+    by_size = Outbox(RealtimeLimits(queue_frames=30, queue_bytes=10))
+    by_size.put("x" * 11)
+    assert by_size.overflowed.is_set()
+
+
+@pytest.mark.asyncio
+async def test_password_checks_cannot_pile_up() -> None:
+    passwords = Passwords(SignInLimits(time_cost=1, memory_cost=8, parallelism=1, hashes_waiting=2))
+    try:
+        outcomes = await asyncio.gather(*(passwords.hash("x") for _ in range(4)), return_exceptions=True)
+        assert sum(isinstance(each, TooBusy) for each in outcomes) == 2
+        hashed = await passwords.hash("right")
+        assert hashed.startswith("$argon2id$")
+        assert await passwords.verify(hashed, "right")
+        assert not await passwords.verify(hashed, "wrong")
+        assert not await passwords.verify("not a hash", "right")
+        assert not await passwords.verify(None, "nobody")
+    finally:
+        passwords.close()
+
+
+def test_keys_are_made_once_and_are_nobody_elses(tmp_path: Path) -> None:
+    first, second = load_keys(tmp_path), load_keys(tmp_path)
+    assert (first.anon_key, first.jwt_secret, first.jwks()) == (
+        second.anon_key,
+        second.jwt_secret,
+        second.jwks(),
+    )
+    assert (tmp_path / "secrets.json").stat().st_mode & 0o077 == 0
+    assert first.jwt_secret not in repr(first)
