@@ -10,7 +10,7 @@ from doorstep.protocol.timing import DEFAULT_TIMING
 
 __all__ = ["DEFAULT_PORT", "HubConfig", "RealtimeLimits", "SignInLimits"]
 
-DEFAULT_PORT = 4480
+DEFAULT_PORT = 8787
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
