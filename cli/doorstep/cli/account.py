@@ -36,12 +36,20 @@ def login(url: str, email: str, key: str | None, password_file: IO[str] | None, 
 
 
 async def _login(url: str, email: str, key: str | None, password: str, state_dir: Path) -> None:
-    from doorstep.transport.backend import Backend
-    from doorstep.transport.credentials import Credentials, save
+    """Sign in by the password, in a directory that knows no other login; what is kept is the refresh token."""
+    from dataclasses import replace
+    from tempfile import TemporaryDirectory
 
-    known = Credentials(url=url, key=key or await _published_key(url), email=email, password=password)
-    async with await Backend.sign_in(known, timing()):
-        save(state_dir, known)
+    from doorstep.transport.backend import Backend
+    from doorstep.transport.credentials import Credentials, load, save
+
+    key = key or await _published_key(url)
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=state_dir, prefix=".login-") as name:
+        fresh = Path(name)
+        known = Credentials(url=url, key=key, email=email, password=password, directory=fresh)
+        async with await Backend.sign_in(known, timing()):
+            save(state_dir, replace(load(fresh, {}), password=None))
 
 
 async def _published_key(url: str) -> str:

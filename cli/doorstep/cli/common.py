@@ -46,7 +46,13 @@ def state_dir_option(function: F) -> F:
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run the command's coroutine; logging goes to stderr, warnings and worse."""
     set_up_logging()
-    return asyncio.run(work)
+    try:
+        return asyncio.run(work)
+    except BaseExceptionGroup as group:  # of a task group: the first error is the cause
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
 def set_up_logging() -> None:

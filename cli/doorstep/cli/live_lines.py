@@ -54,9 +54,9 @@ class LiveLines:
             self._line(sentence(event) + (f" [{str(session)[:8]}]" if session else ""))
 
     def hub(self, event: HubEvent) -> None:
-        """Show what the hub alone knows: who signs in."""
-        if event.kind == "sign-in":
-            self._line("a browser signed in" if event.detail == "link" else f"{event.subject} signed in")
+        """Show what the hub alone knows: who signs in (by password: only our own processes do)."""
+        if event.kind == "sign-in" and event.detail == "link":
+            self._line("a browser signed in")
         elif event.kind == "sign-in-failed":
             self._line(f"a sign-in as {event.subject} was refused")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from doorstep.cli.common import run, set_up_logging, state_dir_option
+from doorstep.cli.common import run, state_dir_option
 
 if TYPE_CHECKING:
     from doorstep.hub import HubConfig, HubServer
@@ -125,16 +125,19 @@ def agent(
     exit_with_parent: bool,
     events: bool,
     state_dir: Path,
-) -> int | None:
+) -> None:
     """Make this machine reachable, until it is stopped. Sign in first: "doorstep login URL".
 
     A TURN server with a password is named in DOORSTEP_ICE_SERVERS, a JSON list of
     {urls, username, credential}: other users can read a command line.
     """
+    import msgspec
+
     from doorstep.agent.run import run as run_agent
     from doorstep.agent.settings import Settings
+    from doorstep.cli.live_lines import LiveLines
 
-    set_up_logging()
+    lines = LiveLines()
     settings = Settings.from_environment(
         os.environ,
         state_dir=state_dir.absolute(),
@@ -144,7 +147,7 @@ def agent(
         exit_with_parent=exit_with_parent or None,
         json_events=events or None,
     )
-    return run_agent(settings)
+    run(run_agent(settings, lambda event: lines.agent(msgspec.to_builtins(event))))
 
 
 def _ice_servers(urls: tuple[str, ...]) -> tuple[IceServer, ...]:

@@ -87,8 +87,9 @@ class Command:
         await self._stream.write(data.encode() if isinstance(data, str) else data)
 
     async def close_stdin(self) -> None:
-        """End standard input: the command sees end of file."""
-        await self._stream.finish()
+        """End standard input: the command sees end of file. Nothing, when it has ended."""
+        with suppress(RemoteError, StreamClosed):
+            await self._stream.finish()
 
     async def signal(self, name: str) -> None:
         """Send a signal by name, such as ``"INT"``, to the command's process group."""

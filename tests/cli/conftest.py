@@ -1,0 +1,60 @@
+"""What the command line's tests share: ``doorstep`` as real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from .program import Program, environment
+
+SCALE = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
+
+
+class Doorstep:
+    """``doorstep`` commands against one state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+
+    def run(
+        self, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, timeout: float = 40
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run one to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "doorstep.cli.main", *arguments],
+            input=stdin,
+            env=environment(self.state_dir) | dict(env or {}),
+            capture_output=True,
+            timeout=timeout * SCALE,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> Program:
+        """Start one that goes on; its standard output is read by :meth:`Program.line`."""
+        return Program(arguments, environment(self.state_dir))
+
+
+@pytest.fixture
+def doorstep(tmp_path: Path) -> Doorstep:
+    return Doorstep(tmp_path / "state")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doorstep]:
+    """``doorstep up`` with an agent called box whose files are in ``files/``."""
+    base = tmp_path_factory.mktemp("up")
+    (base / "files").mkdir()
+    doorstep = Doorstep(base / "state")
+    up = doorstep.start(
+        "up", "--no-open", "--port", "0", "--name", "box", "--files-root", str(base / "files")
+    )
+    try:
+        up.line("is online", within=30 * SCALE)
+        yield doorstep
+    finally:
+        up.end(within=15 * SCALE)
