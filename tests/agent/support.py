@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from doorstep.runtime import Service, Session
@@ -15,7 +15,7 @@ DEADLINE = 20.0 * SCALE
 
 
 @asynccontextmanager
-async def connected(*services: Service) -> AsyncIterator[Session]:
+async def connected(*services: Service) -> AsyncGenerator[Session, None]:
     """Yield the client's end of a session whose agent offers ``services``."""
     async with session_pair(*services) as pair:
         yield pair.client

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -105,7 +105,7 @@ class Failing:
 
 
 @asynccontextmanager
-async def house(bus: MemoryBus, timing: Timing = TIMING, **more: Any) -> AsyncIterator[House]:
+async def house(bus: MemoryBus, timing: Timing = TIMING, **more: Any) -> AsyncGenerator[House, None]:
     made = House(bus, timing, **more)
     try:
         await made.agent.start()
@@ -179,7 +179,7 @@ class Client:
 
 
 @asynccontextmanager
-async def client(of: House, session_id: str | None = None) -> AsyncIterator[Client]:
+async def client(of: House, session_id: str | None = None) -> AsyncGenerator[Client, None]:
     made = Client(of.bus, of.agent.identity.id, session_id)
     try:
         yield made
@@ -254,7 +254,7 @@ async def test_an_idle_agent_holds_one_channel_and_what_it_says_of_itself() -> N
     async with house(bus) as here, client(here) as caller:
         presence: list[Any] = []
         topic = agents_topic(OWNER)
-        spec = ChannelSpec(topic=topic, on_message=lambda *_: None, on_presence=presence.append)
+        spec = ChannelSpec(topic=topic, on_message=lambda _event, _payload: None, on_presence=presence.append)
         await caller.signaling.join(spec, timeout=5)
         await until(lambda: bool(presence) and here.agent.identity.id in presence[-1])
         meta = presence[-1][here.agent.identity.id]
@@ -293,14 +293,15 @@ async def test_nonsense_is_dropped_and_the_door_still_works() -> None:
             await agents.send("connection-request", {"agentId": own, **caller.own})
             await caller.hear("connection-ready")
             channel = await caller.join(signaling_topic(own))
-            for event, payload in (
+            nonsense: tuple[tuple[str, dict[str, Any]], ...] = (
                 ("offer", {}),
                 ("offer", {"sdp": 5}),
                 ("candidate", {"candidate": "x" * 5000, "sdpMid": "0"}),
                 ("unknown", {"x": 1}),
                 ("answer", {"sdp": "v=0"}),
-            ):
-                await channel.send(event, payload)
+            )
+            for event, message in nonsense:
+                await channel.send(event, message)
             await channel.send("offer", {"sdp": "v=0", **caller.own})
             assert (await caller.hear("connection-refused"))["code"] == "connect-failed"
         async with client(here, "sound-session") as caller:

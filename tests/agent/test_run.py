@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ async def backend(hub: ThrowAwayHub, tmp_path: Path) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
-async def agent(state_dir: Path, *more: str) -> AsyncIterator[Process]:
+async def agent(state_dir: Path, *more: str) -> AsyncGenerator[Process, None]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DOORSTEP_")}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     process = await asyncio.create_subprocess_exec(

@@ -9,7 +9,7 @@ import re
 import secrets
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def load_identity(state_dir: Path, name: str | None = None) -> Identity:
 
 
 @contextmanager
-def only_agent(state_dir: Path) -> Iterator[None]:
+def only_agent(state_dir: Path) -> Generator[None, None, None]:
     """Hold the state directory's lock; raise :class:`AlreadyRunning` when another process holds it.
 
     The kernel frees it with the process, however that ends (flock(2)).

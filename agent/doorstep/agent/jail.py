@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ class Jail:
             self._fd = -1
 
     @contextmanager
-    def place(self, path: str, *, follow: bool, parents: bool = False) -> Iterator[Place]:
+    def place(self, path: str, *, follow: bool, parents: bool = False) -> Generator[Place, None, None]:
         """Resolve ``path``; its directory is open inside the ``with``.
 
         ``follow``: when the last component is a symlink, go where it points. ``parents``: make what is
@@ -221,7 +221,7 @@ _CODES = {
 
 
 @contextmanager
-def os_error(path: str) -> Iterator[None]:
+def os_error(path: str) -> Generator[None, None, None]:
     """Turn an :class:`OSError` into a ServiceError that names ``path`` and nothing else of the machine."""
     try:
         yield

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,7 +107,7 @@ def _files(root: Path | None) -> FilesService:
 
 
 @asynccontextmanager
-async def _stop_signals(with_parent: bool) -> AsyncIterator[asyncio.Future[str]]:
+async def _stop_signals(with_parent: bool) -> AsyncGenerator[asyncio.Future[str], None]:
     """Yield a future that is done, with the reason, when the process shall end."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
