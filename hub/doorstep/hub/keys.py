@@ -20,19 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import ECAlgorithm
 
-__all__ = ["Keys", "Owner", "load_keys", "load_owner", "private_directory"]
+__all__ = ["Keys", "load_keys", "private_directory"]
 
 _ISSUER = "doorstep"
 _YEARS = 10 * 365 * 24 * 3600
 _FILE = "secrets.json"
-_OWNER_FILE = "owner.json"
-
-
-class Owner(msgspec.Struct, frozen=True):
-    """The account that ``doorstep up`` signs in with."""
-
-    email: str
-    password: str
 
 
 class _Stored(msgspec.Struct):
@@ -94,17 +86,6 @@ def load_keys(directory: Path) -> Keys:
         publishable_key=stored.publishable_key,
         secret_key=stored.secret_key,
     )
-
-
-def load_owner(directory: Path, email: str) -> Owner:
-    """Read the owner's credentials, making them first, for ``email``, when there are none."""
-    path = directory / _OWNER_FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Owner)
-    except FileNotFoundError:
-        owner = Owner(email, secrets.token_urlsafe(18))
-        _write_private(path, msgspec.json.encode(owner))
-        return owner
 
 
 def _make() -> _Stored:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -14,7 +16,7 @@ from doorstep.hub.bus import Bus
 from doorstep.hub.config import HubConfig
 from doorstep.hub.connection import websocket_class
 from doorstep.hub.events import HubEvent, OnEvent
-from doorstep.hub.keys import Keys, Owner, load_keys, load_owner, private_directory
+from doorstep.hub.keys import Keys, load_keys, private_directory
 from doorstep.hub.lockout import Lockout
 from doorstep.hub.passwords import Passwords
 from doorstep.hub.services import Services
@@ -26,6 +28,14 @@ __all__ = ["HubServer", "Owner"]
 
 _OWNER_EMAIL = "owner@doorstep.local"
 _STOP_SECONDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The account ``doorstep up`` signs in with. ``password`` is ``None`` when the account was there before."""
+
+    email: str
+    password: str | None
 
 
 class HubServer:
@@ -92,14 +102,17 @@ class HubServer:
             await services.store.close()
 
     async def ensure_owner(self, email: str = _OWNER_EMAIL) -> Owner:
-        """Make the owner's account at the first start. Its random password is kept beside the hub's other
-        secrets, which could make any token anyway, so that every start can sign in."""
-        owner = load_owner(self.config.state_dir / "hub", email)
+        """Make the owner's account at the first start, with a random password that is told only then.
+
+        A caller that has lost it signs in by a link and sets another.
+        """
         store = self.services.store
-        if await store.run(lambda db: accounts.find_user(db, email=owner.email)) is None:
-            hashed = await self.services.passwords.hash(owner.password)
-            await store.run(lambda db: accounts.create_user(db, owner.email, hashed))
-        return owner
+        if await store.run(lambda db: accounts.find_user(db, email=email)) is not None:
+            return Owner(email, None)
+        password = secrets.token_urlsafe(18)
+        hashed = await self.services.passwords.hash(password)
+        await store.run(lambda db: accounts.create_user(db, email, hashed))
+        return Owner(email, password)
 
     async def sign_in_link(self, email: str = _OWNER_EMAIL) -> str:
         """A URL that signs its opener in as ``email``, once. Raises ``LookupError`` for no such account."""
