@@ -44,6 +44,10 @@ async def owner(hub: Any, quick: Any) -> AsyncIterator[Backend]:
 async def test_signing_in_by_password(owner: Backend, hub: Any) -> None:
     assert owner.user_id == hub.user.id
     assert (await owner.access_token()).count(".") == 2
+    again = replace(owner.credentials, password=None)
+    assert again.refresh_token is not None
+    async with await Backend.sign_in(again) as backend:
+        assert backend.user_id == owner.user_id
 
 
 async def test_an_agent_is_registered_listed_found_touched_and_set_offline(owner: Backend) -> None:

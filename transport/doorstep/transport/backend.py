@@ -120,6 +120,11 @@ class Backend:
     def user_id(self) -> UserId:
         return UserId(self._tokens.grant.user_id)
 
+    @property
+    def credentials(self) -> Credentials:
+        """What to save for signing in again: the newest refresh token included."""
+        return self._tokens.credentials
+
     async def access_token(self) -> str:
         """Give an access token that is valid now."""
         return await self._tokens.access_token()

@@ -72,6 +72,11 @@ class Tokens:
         assert self._grant is not None
         return self._grant
 
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials with the newest refresh token."""
+        return self._credentials
+
     async def access_token(self) -> str:
         """Give a token that is valid now. Raises NotSignedIn, LinkError."""
         if self._left() <= 0:
@@ -140,7 +145,7 @@ class Tokens:
         except DoorstepError:
             return  # signed out meanwhile: what we hold decides
         if stored.same_user(self._credentials):
-            self._credentials = replace(stored, password=stored.password or self._credentials.password)
+            self._credentials = replace(stored, password=self._credentials.password or stored.password)
 
     async def _obtain(self) -> Grant:
         known = self._credentials
