@@ -186,7 +186,7 @@ class Tap:
 
     async def start(self) -> None:
         self._server = await serve(self._serve, "127.0.0.1", self.port, close_timeout=0.1)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = next(iter(self._server.sockets)).getsockname()[1]
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -280,7 +280,8 @@ async def hub(tmp_path: Path) -> AsyncIterator[HubWorld]:
 
 @pytest.fixture(params=["memory", "hub"])
 def world(request: pytest.FixtureRequest) -> World:
-    return request.getfixturevalue(request.param)
+    made: World = request.getfixturevalue(request.param)
+    return made
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from doorstep.protocol.errors import AgentNotFound, InvalidInput, LinkError, NotSignedIn, Unauthorized
-from doorstep.protocol.ids import agents_topic, signaling_topic
+from doorstep.protocol.ids import agent_id, agents_topic, signaling_topic
 from doorstep.testing.hub import HubUser, ThrowAwayHub, throw_away_hub
 from doorstep.transport import credentials
 from doorstep.transport.backend import AgentRecord, Backend
@@ -157,7 +157,10 @@ async def test_a_refreshed_token_is_pushed_and_keeps_the_channels(
         async with await Backend.sign_in(who(hub, user), quick) as backend:
             mine = record()
             await backend.register_agent(mine)
-            one, two = member(agents_topic(backend.user_id), mine.id), member(signaling_topic(mine.id))
+            one, two = (
+                member(agents_topic(backend.user_id), mine.id),
+                member(signaling_topic(agent_id(mine.id))),
+            )
             await backend.signaling().join(one.spec, timeout=3)
             channel = await backend.separate_signaling().join(two.spec, timeout=3)
             began = asyncio.get_running_loop().time()
