@@ -31,7 +31,7 @@ REPLIES_KEPT = 1024
 REPLIES_BYTES = 4 * MIB
 """Bytes of the replies kept for repeated calls."""
 SDP_BYTES = 64 * KIB
-"""A browser's offer with four lanes has 1–2 KiB."""
+"""A browser's offer with four lanes has 1 to 2 KiB."""
 CANDIDATE_BYTES = 1 * KIB
 CANDIDATES_PER_SESSION = 64
 """Candidates kept before the remote description, and accepted in all."""
@@ -50,6 +50,8 @@ LANE_HIGH_WATER = 256 * KIB
 """A bulk sender waits above this many bytes in ``bufferedAmount``."""
 LANE_LOW_WATER = 64 * KIB
 """``bufferedAmountLowThreshold``: where a waiting sender goes on."""
+LANE_LIMIT = 16 * MIB
+"""Bytes queued on one lane, whatever asked for them: a peer that lets it come to this does not read."""
 NAME_CHARACTERS = 64
 """Agent names, service names, methods, error codes, request ids."""
 ROUTE_CHARACTERS = 2 * NAME_CHARACTERS + 1

@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from doorstep.protocol.errors import DeadlineExceeded, InvalidInput, RemoteError, SessionClosed
+from doorstep.protocol.errors import DeadlineExceeded, InvalidInput, ProtocolError, RemoteError, SessionClosed
 from doorstep.protocol.frames import Call, CallError, Reply, Tell
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import CALLS_IN_FLIGHT, MAX_FRAME, REPLIES_BYTES, REPLIES_KEPT
@@ -52,7 +53,10 @@ class OutgoingCalls:
             raise DeadlineExceeded(f"call {route}", limit) from None
         if reply.error is not None:
             raise RemoteError(reply.error.code, reply.error.message)
-        return from_json("result", reply.payload)
+        try:
+            return from_json("result", reply.payload)
+        except InvalidInput as error:
+            raise ProtocolError(f"call {route}: {error}") from error
 
     async def _answer(self, route: str, payload: bytes, limit: float) -> Reply:
         self._count += 1
@@ -61,7 +65,7 @@ class OutgoingCalls:
         self._waiting[request_id] = future
         timeout_ms = max(1, min(round(limit * 1000), _LONGEST_CALL_MS))
         try:
-            self._outbound.send(Lane.CONTROL, Call(request_id, route, timeout_ms, payload))
+            await self._outbound.send_in_turn(Lane.CONTROL, Call(request_id, route, timeout_ms, payload))
             return await future
         finally:
             self._waiting.pop(request_id, None)
@@ -169,15 +173,12 @@ class IncomingCalls:
         try:
             reply = await self._answer(frame)
         except asyncio.CancelledError:
-            self._finish(_refusal(frame.request_id, "cancelled", "the handler was cancelled"))
-            raise
-        self._finish(reply)
-
-    def _finish(self, reply: Reply) -> None:
-        if not self._session.closed:
+            if self._session.closed:
+                raise
+            reply = _refusal(frame.request_id, "cancelled", "the handler was cancelled")
+        with suppress(SessionClosed):
+            await self._outbound.send_in_turn(Lane.CONTROL, reply)
             self._replies.put(reply, asyncio.get_running_loop().time())
-            self._running.discard(reply.request_id)
-            self._outbound.send(Lane.CONTROL, reply)
 
     async def _answer(self, frame: Call) -> Reply:
         seconds = frame.timeout_ms / 1000

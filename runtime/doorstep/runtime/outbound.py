@@ -9,7 +9,7 @@ from types import TracebackType
 from doorstep.protocol.errors import SessionClosed, WireClosed
 from doorstep.protocol.frames import HEADER_BYTES, Frame
 from doorstep.protocol.lanes import Lane
-from doorstep.protocol.limits import DATA_CHUNK, LANE_HIGH_WATER
+from doorstep.protocol.limits import DATA_CHUNK, LANE_HIGH_WATER, LANE_LIMIT
 from doorstep.transport.wire import Wire
 
 __all__ = ["LaneGate", "Outbound"]
@@ -69,10 +69,20 @@ class Outbound:
         if self._ended is not None:
             raise SessionClosed(self._ended)
         try:
+            if self._wire.buffered(lane) > LANE_LIMIT:
+                raise WireClosed(f"the peer does not read: {LANE_LIMIT} bytes wait on lane {lane}")
             self._wire.send(lane, frame)
         except WireClosed as error:
             raise self.lost(error) from error
         self.frames += 1
+
+    async def send_in_turn(self, lane: Lane, frame: Frame) -> None:
+        """:meth:`send` once the lane has room: for frames of which there may be many."""
+        try:
+            async with self.gates[lane]:
+                self.send(lane, frame)
+        except WireClosed as error:
+            raise self.lost(error) from error
 
     def lost(self, error: WireClosed) -> SessionClosed:
         """Report that the wire is gone; return what to raise."""

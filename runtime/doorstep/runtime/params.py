@@ -8,7 +8,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from doorstep.protocol.errors import InvalidInput
-from doorstep.protocol.limits import JSON_BYTES, MAX_FRAME, MESSAGE_CHARACTERS, NAME_CHARACTERS, ROUTE_CHARACTERS
+from doorstep.protocol.limits import (
+    JSON_BYTES,
+    MAX_FRAME,
+    MESSAGE_CHARACTERS,
+    NAME_CHARACTERS,
+    ROUTE_CHARACTERS,
+)
 from doorstep.runtime.services import ServiceError
 
 __all__ = [

@@ -111,7 +111,6 @@ class Session:
         self._round_trip: float | None = None
         self._pongs = 0
         self._ending: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -145,7 +144,7 @@ class Session:
         self._handlers = self._make_handlers()
 
     async def _greet(self) -> None:
-        self._watching = asyncio.create_task(self._watch(), name=f"session {self.id} wire")
+        self._tasks.spawn(self._watch(), f"session {self.id} wire")
         self._wire.start(self._receive)
         if self.role is Role.CLIENT and not self.closed:
             self._outbound.send(Lane.CONTROL, self._hello())
@@ -195,13 +194,18 @@ class Session:
     async def _clear_away(self, started: bool) -> None:
         self._tasks.cancel()
         try:
-            if self._watching is not None and self._watching is not asyncio.current_task():
-                self._watching.cancel()
             if started:
-                await self._wire.close(self._reason)
+                await self._close_wire()
             await self._tasks.ended(self._timing.shutdown)
         finally:
             self._gone.set()
+
+    async def _close_wire(self) -> None:
+        try:
+            async with asyncio.timeout(self._timing.shutdown):
+                await self._wire.close(self._reason)
+        except TimeoutError:
+            logger.error("session %s: its wire did not close within %g s", self.id, self._timing.shutdown)
 
     def _move(self, state: SessionState) -> None:
         if state not in TRANSITIONS[self._state]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from doorstep.protocol.errors import SessionClosed, WireClosed
 from doorstep.protocol.frames import Accept, Data, Fin, Reset, Window
 from doorstep.protocol.lanes import Lane
+from doorstep.protocol.limits import DATA_CHUNK
 from doorstep.protocol.stream import StreamMachine, StreamState
 from doorstep.runtime.outbound import Outbound
 from doorstep.runtime.params import error_code, error_message, to_object
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from doorstep.runtime.session import Session
 
 __all__ = ["Stream"]
+
+_SMALL = 1024
+"""Bytes below which a chunk is kept together with others."""
 
 
 class Stream:
@@ -49,7 +54,7 @@ class Stream:
         self._released: Callable[[int], None] | None = released
         self._gate = outbound.gates[lane]
         self._ended: str | None = None
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | bytearray] = deque()
         self._head = 0  # bytes of the first chunk that were read already
         self._writing = asyncio.Lock()
         self._reader: asyncio.Future[None] | None = None
@@ -188,7 +193,7 @@ class Stream:
 
     def _take(self, most: int) -> bytes:
         chunks = self._chunks
-        parts: list[bytes] = []
+        parts: list[bytes | bytearray] = []
         wanted = most
         while chunks and wanted > 0:
             left = len(chunks[0]) - self._head
@@ -200,14 +205,15 @@ class Stream:
             parts.append(chunks.popleft()[self._head :])
             self._head = 0
             wanted -= left
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        data = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
         self._consumed(len(data))
         return data
 
     def _consumed(self, count: int) -> None:
         window = self._machine.consume(count)
         if window is not None and self._ended is None:
-            self._outbound.send(Lane.CONTROL, window)
+            with suppress(SessionClosed):  # these bytes are read all the same
+                self._outbound.send(Lane.CONTROL, window)
         if not self._chunks:
             self._release()
 
@@ -238,8 +244,20 @@ class Stream:
     def receive_data(self, frame: Data) -> None:
         payload = self._machine.receive_data(frame)
         if payload:
-            self._chunks.append(payload)
+            self._keep(payload)
             _wake(self._reader)
+
+    def _keep(self, payload: bytes) -> None:
+        """Keep unread bytes; small ones together, so that many of them take no more memory than they say."""
+        chunks = self._chunks
+        if not chunks or len(payload) >= _SMALL:
+            chunks.append(payload)
+            return
+        last = chunks[-1]
+        if isinstance(last, bytearray) and len(last) < DATA_CHUNK:
+            last += payload
+        else:
+            chunks.append(bytearray(payload))
 
     def receive_window(self, frame: Window) -> None:
         self._machine.receive_window(frame)

@@ -106,7 +106,7 @@ class LocalWire:
             self._wake()
             return
         self._held = False
-        if self._delivery is None:
+        if self._delivery is None and self._reason is None:
             self._delivery = asyncio.get_running_loop().call_soon(self._deliver)
 
     # --- delivering ---
@@ -115,7 +115,8 @@ class LocalWire:
         self._delivery = None
         loop = asyncio.get_running_loop()
         if self._rate is not None:
-            if size := self._deliver_one():
+            size = self._deliver_one()
+            if size and not self._held and self._reason is None:
                 self._delivery = loop.call_later(size / self._rate, self._deliver)
         else:
             for _ in range(sum(map(len, self._queues.values()))):
