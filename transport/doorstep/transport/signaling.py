@@ -1,4 +1,4 @@
-"""Transport: what a signaling service is, whoever provides it (Supabase Realtime, the hub, a bus in memory)."""
+"""Transport: what a signaling service is, whoever provides it (Supabase Realtime, the hub, a memory bus)."""
 
 from __future__ import annotations
 
