@@ -107,7 +107,9 @@ async def measure(wire: WebRtcWire, megabytes: int, runs: int) -> None:
     report("32 B echo, idle", idle)
     report("32 B echo, under bulk", busy)
     each = " ".join(f"{rate:.1f}" for rate in rates)
-    print(f"bulk, {DATA_CHUNK // 1024} KiB frames    median {statistics.median(rates):.1f} MB/s   runs {each}")
+    print(
+        f"bulk, {DATA_CHUNK // 1024} KiB frames    median {statistics.median(rates):.1f} MB/s   runs {each}"
+    )
     print(f"round trip (SCTP)      {wire.stats()['roundTripMs']} ms")
 
 

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import pytest
@@ -102,10 +103,15 @@ async def stock(
         label: client.createDataChannel(label, **options.get(label, {}))
         for label in (*REQUIRED_LANES, *extra)
     }
+    opened = [asyncio.Event() for _ in channels]
+    for channel, event in zip(channels.values(), opened, strict=True):
+        channel.on("open", event.set)
     try:
         await client.setLocalDescription(await client.createOffer())
         answer = await far.accept_offer(client.localDescription.sdp)
         await client.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        async with asyncio.timeout(CONNECT):
+            await asyncio.gather(*(event.wait() for event in opened))
         yield channels, far, client
     finally:
         await far.close()
@@ -617,10 +623,10 @@ async def test_drained_waits_above_the_high_water_mark_for_the_low_one() -> None
         inbox = Inbox(far)
         offset = 0
         while near.buffered(Lane.FILE_TRANSFER) <= LANE_HIGH_WATER:
-            await asyncio.wait_for(near.drained(Lane.FILE_TRANSFER), SOON)
+            await near.drained(Lane.FILE_TRANSFER)
             near.send(Lane.FILE_TRANSFER, Data(1, offset, bytes(DATA_CHUNK)))
             offset += DATA_CHUNK
-        await asyncio.wait_for(near.drained(Lane.CONTROL), SOON)
+        await near.drained(Lane.CONTROL)
         for _ in range(8):
             near.send(Lane.FILE_TRANSFER, Data(1, offset, bytes(DATA_CHUNK)))
             offset += DATA_CHUNK
@@ -666,3 +672,46 @@ async def test_bulk_does_not_delay_what_is_urgent() -> None:
         await sending
         assert len(times) > 5
         assert sorted(times)[len(times) // 2] < 0.1 * SCALE
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_loss_repeats_and_disorder_cost_nothing_but_time(seed: int) -> None:
+    async with peers() as (near, far):
+        await near.apply_answer(await far.accept_offer(await near.create_offer()))
+        wires = await both(near, far)
+        for peer in (near, far):
+            peer._ice.divert(Unreliable(peer._dtls._receive, seed))
+        boxes = [Inbox(wire) for wire in wires]
+        chunks = 60
+        for wire in wires:
+            for number in range(chunks):
+                wire.send(Lane.FILE_TRANSFER, Data(1, number, os.urandom(DATA_CHUNK)))
+                wire.send(Lane.CONTROL, Ping(number))
+        async with asyncio.timeout(30 * SCALE):
+            for box in boxes:
+                got = [await box.frames.get() for _ in range(2 * chunks)]
+                offsets = [frame.offset for _, frame in got if isinstance(frame, Data)]
+                pings = [frame.timestamp for _, frame in got if isinstance(frame, Ping)]
+                assert offsets == pings == list(range(chunks))
+
+
+class Unreliable:
+    """Loses, repeats and delays some of the datagrams that come in."""
+
+    def __init__(self, sink: Callable[[bytes], None], seed: int) -> None:
+        self.sink = sink
+        self.dice = Random(seed)
+        self.held: list[bytes] = []
+
+    def __call__(self, data: bytes) -> None:
+        fate = self.dice.random()
+        if fate < 0.02:
+            return
+        if fate < 0.04:
+            self.held.append(data)
+            return
+        self.sink(data)
+        if fate < 0.06:
+            self.sink(data)
+        while self.held and self.dice.random() < 0.3:
+            self.sink(self.held.pop())

@@ -85,7 +85,9 @@ async def test_a_browser_opens_all_lanes_and_sees_the_close(page: Page, extra: l
             assert len(received) == 100_003
             assert wire.max_frame == 256 * 1024
             await peer.close()
-            await page.wait_for_function(f"() => ({STATES})().every(state => state == 'closed')", timeout=2000)
+            await page.wait_for_function(
+                f"() => ({STATES})().every(state => state == 'closed')", timeout=2000
+            )
     finally:
         await peer.close()
 

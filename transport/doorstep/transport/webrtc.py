@@ -34,8 +34,9 @@ from doorstep.protocol.signaling import Candidate, IceCandidate, IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport import sdp
 from doorstep.transport.certificate import process_certificate
+from doorstep.transport.webrtc_dtls import Dtls
 from doorstep.transport.webrtc_ice import IceConnection, Server, parse_candidate
-from doorstep.transport.webrtc_stack import Dtls, Sctp
+from doorstep.transport.webrtc_sctp import Sctp
 from doorstep.transport.webrtc_wire import WebRtcWire
 
 __all__ = ["IceServer", "Peer", "WebRtcWire"]
@@ -67,7 +68,8 @@ class Peer:
         self._sctp = Sctp(self._dtls)
         self._sctp.on_broken = self._lose
         self._sctp.on("datachannel", self._announced)
-        self._wire = WebRtcWire(self._shut_down, self._lose, self._facts)
+        self._wire = WebRtcWire(self._shut_down, self._lose, lambda: self._sctp.has_room, self._facts)
+        self._sctp.on_room = self._wire.pump
         self._offers = False
         self._local: sdp.Description | None = None
         self._remote: sdp.Description | None = None
@@ -235,6 +237,7 @@ class Peer:
                 self._next_stage("DTLS")
                 await self._connect_dtls(remote)
                 self._next_stage("lanes")
+                self._dtls.receive_directly()
                 await self._sctp.start(RTCSctpCapabilities(maxMessageSize=remote.max_message), remote.port)
                 await self._settled.wait()
                 self._next_stage("")

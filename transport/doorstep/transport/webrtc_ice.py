@@ -16,12 +16,14 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import aioice
+from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import (
     ICE_COMPLETED,
     StunProtocol,
+    get_host_addresses,
     relayed_candidate,
     server_reflexive_candidate,
 )
@@ -29,6 +31,7 @@ from aioice.mdns import is_mdns_hostname
 from aioice.stun import TransactionError
 
 from doorstep.protocol.limits import CANDIDATE_BYTES
+from doorstep.transport.webrtc_udp import open_udp
 
 __all__ = ["IceConnection", "Server", "parse_candidate"]
 
@@ -92,6 +95,16 @@ def _usable(candidate: aioice.Candidate) -> bool:
     return reachable and kind and candidate.component == 1 and 0 < candidate.port < 65536
 
 
+class _Host(StunProtocol):
+    """A socket of ours: DTLS goes straight on, where aioice would first fail to parse it as STUN."""
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        if data and data[0] in _DTLS:
+            self.receiver.data_received(cast(bytes, data), 1)
+        else:
+            super().datagram_received(data, addr)
+
+
 class IceConnection(aioice.Connection):
     """One component of ICE with timed gathering, paced checks and a bounded inbox."""
 
@@ -103,8 +116,7 @@ class IceConnection(aioice.Connection):
         self._trickling = False
         self._pacer: asyncio.TimerHandle | None = None
         self._shutting = False
-        self._opening = asyncio.Lock()
-        """Held while sockets are opened, so that :meth:`shut` misses none."""
+        self._sink: Callable[[bytes], None] | None = None
 
     @property
     def role(self) -> str:
@@ -129,17 +141,33 @@ class IceConnection(aioice.Connection):
 
     async def gather(self, limit: float) -> None:
         """Gather host candidates, and those the servers offer within ``limit`` seconds."""
-        async with self._opening:
-            await self.gather_candidates()
-            if not self._local_candidates:
-                # A machine without network, talking to itself: aioice leaves the loopback out.
-                self._local_candidates += await self.get_component_candidates(1, ["127.0.0.1"])
-        if self._shutting:
-            return
+        # A machine without network may still talk to itself: aioice leaves the loopback out.
+        for host in get_host_addresses(use_ipv4=True, use_ipv6=True) or ["127.0.0.1"]:
+            self._open(host)
+        self._local_candidates_end = True
         self._asking = {asyncio.create_task(self._ask(request)) for request in self._requests()}
         if self._asking:
             await asyncio.wait(tuple(self._asking), timeout=limit)
         self._trickling = True
+
+    def _open(self, host: str) -> None:
+        protocol = _Host(self)
+        try:
+            transport = open_udp(host, protocol)
+        except OSError as error:
+            _log.debug("cannot bind to %s: %s", host, error)
+            return
+        protocol.local_candidate = aioice.Candidate(
+            foundation=candidate_foundation("host", "udp", host),
+            component=1,
+            transport="udp",
+            priority=candidate_priority(1, "host"),
+            host=host,
+            port=transport.get_extra_info("sockname")[1],
+            type="host",
+        )
+        self._protocols.append(protocol)
+        self._local_candidates.append(protocol.local_candidate)
 
     def _requests(self) -> list[_Request]:
         requests: list[_Request] = []
@@ -237,8 +265,19 @@ class IceConnection(aioice.Connection):
             raise ConnectionError("Cannot send data, not connected")
         pair.protocol.transport.sendto(data, pair.remote_addr)
 
+    def divert(self, sink: Callable[[bytes], None] | None) -> None:
+        """Hand every further DTLS datagram to ``sink`` instead of the queue; those queued go first."""
+        while sink is not None and not self._queue.empty():
+            if (waiting := self._queue.get_nowait()) is not None:
+                sink(waiting[0])
+        self._sink = sink
+
     def data_received(self, data: bytes, component: int) -> None:
-        if data and data[0] in _DTLS and self._queue.qsize() < _INBOX:
+        if not data or data[0] not in _DTLS:
+            return
+        if self._sink is not None:
+            self._sink(data)
+        elif self._queue.qsize() < _INBOX:
             self._queue.put_nowait((data, component))
 
     # closing
@@ -251,8 +290,6 @@ class IceConnection(aioice.Connection):
             task.cancel()
         if asking:
             await asyncio.wait(asking)
-        async with self._opening:
-            pass
         for protocol in self._protocols:
             protocol.transport.close()  # all at once: one TURN server after the other could take too long
         try:

@@ -1,9 +1,8 @@
 """Transport, layer 0: a wire of DataChannels, one per lane.
 
 SCTP as aiortc has it sends in one line what all channels queue, so a file would stand before a keystroke.
-The wire therefore keeps a queue per lane and hands a channel its next message only when no message of this or
-a more urgent lane is waiting below: what a keystroke finds before it is at most one bulk message and what is
-in flight.
+The wire therefore keeps a queue per lane and hands SCTP the next message of a bulk lane only when all before
+it has been sent: what a keystroke finds before it is the rest of one message, and what is in flight.
 """
 
 from __future__ import annotations
@@ -32,6 +31,8 @@ _EARLY_BYTES = 1 * MIB
 """What a peer may send before :meth:`WebRtcWire.start`; a greeting has a few hundred bytes."""
 _QUEUE_BYTES = 64 * MIB
 """Queued on one lane by senders that do not wait for :meth:`WebRtcWire.drained`; above, the wire gives up."""
+_URGENT = (Lane.CONTROL, Lane.TERMINAL_IO)
+"""Lanes that do not wait for the message being sent in packets to be gone before they are next in line."""
 _FLUSH = 0.2
 """Seconds that :meth:`WebRtcWire.close` gives to the last frames."""
 
@@ -59,9 +60,9 @@ class _Road:
         return self.queued + self.handed
 
     @property
-    def free(self) -> bool:
-        """True when a message handed now finds none of its own or a more urgent lane waiting."""
-        return not self.handed and not any(road.handed for road in self.above)
+    def behind(self) -> bool:
+        """True when a message of this or a more urgent lane is waiting below."""
+        return bool(self.handed) or any(road.handed for road in self.above)
 
 
 class WebRtcWire:
@@ -76,11 +77,13 @@ class WebRtcWire:
         self,
         shut_down: Callable[[str], Awaitable[None]],
         lose: Callable[[str], None],
+        has_room: Callable[[], bool],
         facts: Callable[[], dict[str, object]],
     ) -> None:
         self.max_frame = MAX_FRAME
         self._shut_down = shut_down
         self._lose = lose
+        self._has_room = has_room
         self._facts = facts
         self._roads = _make_roads()
         self._ordered = tuple(self._roads.values())
@@ -90,6 +93,7 @@ class WebRtcWire:
         self._ended = asyncio.Event()
         self._reason = ""
         self._flushed: asyncio.Event | None = None
+        self._pumping = False
         self._bytes_out = self._bytes_in = self._frames_out = self._frames_in = 0
 
     # for the peer that owns the wire
@@ -99,7 +103,7 @@ class WebRtcWire:
         road = self._roads[lane]
         road.channel = channel
         channel.bufferedAmountLowThreshold = 0
-        channel.on("bufferedamountlow", self._pump)
+        channel.on("bufferedamountlow", self.pump)
         channel.on("message", partial(self._arrived, lane))
 
     def end(self, reason: str) -> None:
@@ -127,7 +131,7 @@ class WebRtcWire:
         self._frames_out += 1
         self._bytes_out += size
         road = self._roads[lane]
-        if not road.queue and road.free:
+        if not road.queue and self._free(road):
             self._hand(road, data)
         elif road.queued + size > _QUEUE_BYTES:
             self._fail(f"more than {_QUEUE_BYTES // MIB} MiB wait on the lane {lane}")
@@ -151,17 +155,33 @@ class WebRtcWire:
         assert road.channel is not None
         road.channel.send(data)
 
-    def _pump(self) -> None:
-        """Hand on what may go now, most urgent lane first. Called when SCTP has taken a channel's last."""
+    def _free(self, road: _Road) -> bool:
+        return self._has_room() or (road.lane in _URGENT and not road.behind)
+
+    def pump(self) -> None:
+        """Hand on what may go now, most urgent lane first. Called when SCTP has room."""
+        if self._pumping:
+            return  # handing on is what made room: the loop below goes on
+        self._pumping = True
+        try:
+            while self._hand_next():
+                pass
+        finally:
+            self._pumping = False
         for road in self._ordered:
-            while road.queue and road.free and not self._ended.is_set():
-                data = road.queue.popleft()
-                road.queued -= len(data)
-                self._hand(road, data)
             if road.waiters and not _over(road, LANE_LOW_WATER):
                 _wake(road)
         if self._flushed is not None and not self._waiting():
             self._flushed.set()
+
+    def _hand_next(self) -> bool:
+        for road in self._ordered:
+            if road.queue and self._free(road):
+                data = road.queue.popleft()
+                road.queued -= len(data)
+                self._hand(road, data)
+                return True
+        return False
 
     def _waiting(self) -> bool:
         return any(road.buffered for road in self._ordered)
