@@ -18,7 +18,7 @@ from doorstep.agent.door import Door
 from doorstep.agent.events import AgentEvent, EventKind, OnEvent
 from doorstep.agent.identity import Identity
 from doorstep.agent.registration import Directory, Registration, platform_name, version
-from doorstep.protocol.errors import SignalingLost, Unauthorized
+from doorstep.protocol.errors import SignalingLost, UsageError
 from doorstep.protocol.ids import UserId, agents_topic
 from doorstep.protocol.limits import SESSIONS_PER_AGENT
 from doorstep.protocol.signaling import IceServer
@@ -136,6 +136,7 @@ class Agent:
                 channel = await self._signaling.join(spec, timeout=self._timing.join)
                 self._channel = self._door.agents_channel = channel
                 await channel.track(self._meta())
+                self._tell(EventKind.ONLINE)
             except SignalingLost as error:
                 if self._channel is not None:
                     return  # joined; the supervisor announces it with the next join
@@ -154,7 +155,7 @@ class Agent:
             await asyncio.sleep(backoff.pause())
             try:
                 await self._appear()
-            except Unauthorized as error:
+            except UsageError as error:
                 _log.error("not present: %s", error)
                 self._left.set()
 
@@ -183,13 +184,13 @@ class Agent:
         }
 
     def _on_state(self, state: ChannelState) -> None:
-        if self._stopping is not None:
+        if self._stopping is not None or self._channel is None:  # a first join is told by _appear
             return
         if state is ChannelState.JOINED:
             self._tell(EventKind.ONLINE)
-        else:
+        elif state is ChannelState.LOST:
             self._tell(EventKind.OFFLINE, reason="the back end is out of reach; live sessions go on")
-        if state is ChannelState.LEFT and self._channel is not None:
+        else:
             self._left.set()
 
     def _tell(self, kind: EventKind, **facts: Any) -> None:

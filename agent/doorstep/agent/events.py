@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -40,15 +41,20 @@ class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     reason: str | None = None
 
 
+_log = logging.getLogger("doorstep.agent")
+
 OnEvent = Callable[[AgentEvent], Any]
 """Called in the event loop; must not block and must not raise."""
 
 
 def json_lines(out: TextIO = sys.stdout) -> OnEvent:
-    """Return a listener that writes each event as one line of JSON, for a parent process to read."""
+    """Return a listener that writes each event as one line of JSON, for a parent that reads them all."""
 
     def write(event: AgentEvent) -> None:
-        out.write(msgspec.json.encode(event).decode() + "\n")
-        out.flush()
+        try:
+            out.write(msgspec.json.encode(event).decode() + "\n")
+            out.flush()
+        except OSError as error:
+            _log.debug("nobody reads the events: %s", error)
 
     return write

@@ -31,6 +31,8 @@ __all__ = ["STDERR", "STDOUT", "ExecService"]
 STDOUT = 1
 STDERR = 2
 _RECORD = 64 * KIB
+_PROGRAMS = 256
+"""Programs of one agent at once; each is a process with its own buffers."""
 _LINGER = 0.5
 """After the program's exit a helper it started (``>(tee log)``) gets this long for its next words; a
 background job that keeps the pipes open in silence does not keep the stream open."""
@@ -66,6 +68,8 @@ class ExecService:
         self.streams: Mapping[str, Callable[[StreamRequest], Awaitable[None]]] = {"run": self._run}
 
     async def _run(self, request: StreamRequest) -> None:
+        if len(self._running) >= _PROGRAMS:
+            raise ServiceError("busy", f"{_PROGRAMS} programs run for clients of this machine; end one")
         program = _Program(convert(request.params, RunParams), self._timing.hangup)
         key = (request.session, program.pid)
         self._running[key] = program

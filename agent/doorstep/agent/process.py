@@ -117,10 +117,10 @@ class Child:
         return await asyncio.to_thread(session_members, self.pid)
 
     def _watch(self) -> None:
-        if hasattr(os, "pidfd_open"):
+        try:
             self._pidfd = os.pidfd_open(self.pid)
             self._loop.add_reader(self._pidfd, self._on_pidfd)
-        else:
+        except (AttributeError, OSError):  # another system, an old kernel, a sandbox
             threading.Thread(target=self._wait_in_thread, name=f"wait-{self.pid}", daemon=True).start()
 
     def _on_pidfd(self) -> None:

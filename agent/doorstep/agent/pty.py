@@ -18,6 +18,7 @@ __all__ = ["Pty"]
 _LINGER = 0.1
 """After the program's exit the kernel may still be carrying its last output to our side (the line
 discipline's buffers are flushed by deferred work); nothing for this long means all of it has come."""
+_IUTF8 = 0x4000  # the same on Linux and macOS; the termios module does not name it
 _CHANGE_DIRECTORY = "import os,sys;os.chdir(sys.argv[1]);os.execv(sys.argv[2],sys.argv[3:])"
 
 
@@ -40,6 +41,7 @@ class Pty:
         master, slave = os.openpty()
         try:
             _set_size(slave, size)
+            _set_utf8(slave)
             pid = _spawn(os.ttyname(slave), program, argv, cwd, env)
         except BaseException:
             os.close(master)
@@ -98,6 +100,13 @@ def _spawn(terminal: str, program: str, argv: Sequence[str], cwd: str, env: Mapp
         setsigmask=(),
         setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
     )
+
+
+def _set_utf8(fd: int) -> None:
+    """Let backspace in the kernel's own line editing take a character, not a byte (termios(3), IUTF8)."""
+    attributes = termios.tcgetattr(fd)
+    attributes[0] |= _IUTF8
+    termios.tcsetattr(fd, termios.TCSANOW, attributes)
 
 
 def _set_size(fd: int, size: tuple[int, int]) -> None:

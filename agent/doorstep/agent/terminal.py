@@ -109,7 +109,7 @@ class TerminalService:
 
     def _spawn(self, session: Session, params: OpenParams, cwd: str) -> _Terminal:
         env = program_environment(params.env, TERM=params.term, COLORTERM="truecolor")
-        program, argv = _program(params.command, env.get("PATH", os.defpath))
+        program, argv = _program(params.command, cwd, env.get("PATH", os.defpath))
         env.setdefault("SHELL", user_shell())
         try:
             pty = Pty.spawn(program, argv, cwd=cwd, env=env, size=(params.cols, params.rows))
@@ -139,12 +139,13 @@ async def _carry_input(pty: Pty, stream: Stream) -> None:
         await pty.write(data)
 
 
-def _program(command: list[str] | None, path: str) -> tuple[str, list[str]]:
+def _program(command: list[str] | None, cwd: str, path: str) -> tuple[str, list[str]]:
     """Return (program, argv): the login shell, its name with a dash as login(1) writes it, or the command."""
     if command is None:
         shell = user_shell()
         return shell, ["-" + Path(shell).name]
-    program = shutil.which(command[0], path=path)
+    name = command[0] if "/" not in command[0] else str(Path(cwd, command[0]))
+    program = shutil.which(name, path=path)
     if program is None:
         raise ServiceError("not-found", f"params.command: no program {command[0][:256]!r}")
     return program, command
