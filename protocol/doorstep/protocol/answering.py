@@ -330,8 +330,7 @@ class Answering(Machine[AnsweringState, AnsweringTrigger, AnsweringEffect]):
 
     def _ready_again(self, message: ConnectionRequest, now: float) -> None:
         if message.offer is None:
-            if self._offer is None:
-                self._start_wait(WAITS[self._state], now)
+            self._start_wait(WAITS[_S.CHANNEL_CREATED], now)  # an offer is to follow, perhaps a new one
             self._emit(SendReady(self._serial, self._ready(None)))
         elif self._answer is not None:
             self._emit(SendReady(self._serial, self._ready(self._answer)))

@@ -381,18 +381,23 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
     def _prepared(self, event: AgentsJoined | SignalingJoined | OfferCreated) -> None:
         match event:
             case AgentsJoined():
-                self._check(_T.AGENTS_JOINED)
+                self._expect(_T.AGENTS_JOINED, not self._agents)
                 self._agents = True
             case SignalingJoined():
-                self._check(_T.SIGNALING_JOINED)
+                self._expect(_T.SIGNALING_JOINED, self._signaling_asked and not self._signaling)
                 self._signaling = True
             case OfferCreated(_, sdp):
-                self._check(_T.OFFER_CREATED)
+                self._expect(_T.OFFER_CREATED, self._peer and self._offer is None)
                 self._offer = sdp
         if self._state is _S.REQUESTING:
             self._send_request()
         elif self._state is _S.CREATING_OFFER:
             self._send_offer()
+
+    def _expect(self, trigger: AttemptTrigger, expected: bool) -> None:
+        self._check(trigger)
+        if not expected:
+            raise NotAllowed("Attempt", self._state, trigger)
 
     def _sent(self, trigger: AttemptTrigger, out: bool, sending: AttemptState, now: float) -> None:
         if not out:

@@ -1,0 +1,8 @@
+"""Property tests of the protocol: a slow or busy machine is no failure."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("doorstep", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("doorstep")
