@@ -33,7 +33,7 @@ from doorstep.transport.webrtc import Peer, WebRtcWire
 
 pytestmark = pytest.mark.asyncio
 
-SCALE = float(os.environ.get("DOORSTEP_TEST_TIME_SCALE", "1"))
+SCALE = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
 SOON = 1.0 * SCALE
 CONNECT = 10.0 * SCALE
 CANDIDATE_LINE = re.compile(r"a=(candidate:.*)\r\n")
