@@ -135,12 +135,12 @@ class AgentProcess:
 
 @pytest.fixture
 def start_agent(house: House, tmp_path: Path) -> Iterator[Callable[[str], AgentProcess]]:
-    """Start another agent of the same owner: ``start_agent(name)``."""
+    """Start another agent of the same owner: ``start_agent(name)``; again after its end, it is the same machine."""
     with ExitStack() as stack:
 
         def start(name: str) -> AgentProcess:
             state_dir = tmp_path / name
-            state_dir.mkdir(mode=0o700)
+            state_dir.mkdir(mode=0o700, exist_ok=True)
             copied: IO[str]
             with open(os.open(state_dir / "credentials.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as copied:
                 json.dump(house.credentials, copied)

@@ -46,7 +46,7 @@ export class Home {
             timing: DEFAULT_TIMING,
             makePeer: (iceServers) => new Peer(iceServers as RTCIceServer[], DEFAULT_TIMING),
         });
-        const workspace = new Workspace(connection);
+        const workspace = new Workspace(connection, this.agents.list);
         this.workspaces.set(agentId, workspace);
         return workspace;
     }
@@ -79,7 +79,7 @@ let leaving = false;
 
 const LINK_OVER: Notice = {
     title: "This sign-in link was already used or has expired",
-    advice: "Each link works once. Ask for a new one with “doorstep up”, or sign in with your password.",
+    advice: "Each link works once. On the hub’s machine “doorstep link” prints a new one; or sign in with your password.",
 };
 const SESSION_OVER: Notice = { title: "Your sign-in has expired", advice: "Sign in again to go on." };
 

@@ -3,8 +3,9 @@
 export function Mark({ size = 28 }: { size?: number }) {
     return (
         <svg class="mark" width={size} height={size} viewBox="0 0 32 32" fill="none" aria-hidden="true">
-            <path class="mark-light" d="M16 26.5V12.2l6.1-2.9a7 7 0 0 1 .9 3.5v13.7Z" />
-            <path class="mark-frame" d="M9 26.5V12.8a7 7 0 0 1 14 0v13.7M4.5 26.5h23" />
+            <path class="mark-light" d="M16.5 6.9a6 6 0 0 1 5.3 5.9v12.6h-5.3Z" />
+            <path class="mark-spill" d="M15.6 28.2h7.3l2.9 3H13.6Z" />
+            <path class="mark-frame" d="M9 26.4V12.8a7 7 0 0 1 14 0v13.6M4.5 26.4h23M13.4 17.2v1.7" />
         </svg>
     );
 }

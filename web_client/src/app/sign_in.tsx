@@ -56,7 +56,7 @@ export function SignIn({ notice, form }: { notice: Notice | null; form: boolean 
                             {busy ? "Signing in…" : "Sign in"}
                         </button>
                         <p class="hint">
-                            On the hub’s machine, <code>doorstep up</code> prints a link that signs you in.
+                            On the hub’s machine, <code>doorstep link</code> prints a link that signs you in.
                         </p>
                     </form>
                 )}

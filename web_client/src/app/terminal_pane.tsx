@@ -1,6 +1,6 @@
 // App: the terminal tabs and the place where the active one is shown.
 
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { useValue } from "./hooks.ts";
 import { Icon } from "./mark.tsx";
 import type { TerminalTab } from "./terminal_tab.ts";
@@ -85,7 +85,8 @@ function TabButton({
 
 export function TerminalPane({ tab }: { tab: TerminalTab }) {
     const place = useRef<HTMLDivElement>(null);
-    useEffect(() => {
+    // Before the next key: a layout effect, so that what is typed after a click on a tab goes into it.
+    useLayoutEffect(() => {
         place.current?.append(tab.element);
         tab.show();
         return () => tab.hide();

@@ -146,12 +146,16 @@ export class TerminalTab {
         }
     }
 
+    /** Behind all output: say below what the screen shows that the shell is over. */
     private over(state: "ended" | "lost", what: string, advice: string): void {
         this.shell = null;
         if (this.closed) return;
-        this.state.set(state);
-        this.terminal.write(`\x1b[?1049l\x1b[?25h\x1b[0m\r\n\x1b[2m── ${what}. ${advice} ──\x1b[0m\r\n`);
         if (state === "lost") this.session = null;
+        this.state.set(state);
+        this.terminal.write("", () => {
+            const full = this.terminal.buffer.active.type === "alternate" ? "\x1b[?1049l" : ""; // an editor was open
+            this.terminal.write(`${full}\x1b[?25h\x1b[0m\r\n\x1b[2m── ${what}. ${advice} ──\x1b[0m\r\n`);
+        });
     }
 
     private typed(text: string): void {

@@ -1,6 +1,8 @@
 // App: one agent's workspace: its connection and its terminal tabs. Lives on while another agent is looked at.
 
+import type { Agent } from "../client/agents.ts";
 import type { Connection } from "../client/connection.ts";
+import { AgentUnreachable } from "../protocol/errors.ts";
 import { Observable } from "../runtime/observable.ts";
 import type { Session } from "../runtime/session.ts";
 import { TerminalTab } from "./terminal_tab.ts";
@@ -14,9 +16,13 @@ export class Workspace {
     readonly active = new Observable<TerminalTab | null>(null);
     private nextNumber = 1;
 
-    constructor(connection: Connection) {
+    constructor(connection: Connection, agents: Observable<readonly Agent[] | null>) {
         this.connection = connection;
-        connection.session.watch((session) => this.sessionChanged(session));
+        connection.session.watch((session) => {
+            session?.stalled.watch(() => this.presenceChanged(agents.value));
+            this.sessionChanged(session);
+        });
+        agents.watch((list) => this.presenceChanged(list));
     }
 
     /** Connect if need be. */
@@ -47,6 +53,17 @@ export class Workspace {
         this.tabs.set([]);
         this.active.set(null);
         this.connection.close();
+    }
+
+    /**
+     * Offline and silent is gone: no need to wait for the wire's own limit. Back again after it could not be reached:
+     * no need for a click.
+     */
+    private presenceChanged(agents: readonly Agent[] | null): void {
+        const online = agents?.find((agent) => agent.id === this.connection.agentId)?.online ?? null;
+        const session = this.connection.session.value;
+        if (online === false && session?.stalled.value) session.close("the machine went offline");
+        if (online && this.connection.error.value instanceof AgentUnreachable) this.connection.connect();
     }
 
     private sessionChanged(session: Session | null): void {
