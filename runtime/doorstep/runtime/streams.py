@@ -153,7 +153,7 @@ class Stream:
             self._outbound.send(self.lane, frame)
         except SessionClosed:
             return  # it has ended everything already
-        self._drop_unread()
+        self.discard()
         self._settle()
 
     # --- reading ---
@@ -271,7 +271,7 @@ class Stream:
     def receive_reset(self, frame: Reset) -> None:
         self._machine.receive_reset(frame)
         if not self._machine.whole:
-            self._drop_unread()
+            self.discard()
         self._wake_all()
         self._settle()
         if self.on_reset is not None:
@@ -288,7 +288,8 @@ class Stream:
         _wake(self._reader)
         _wake(self._writer)
 
-    def _drop_unread(self) -> None:
+    def discard(self) -> None:
+        """Drop what is unread: nobody will read it."""
         self._chunks.clear()
         self._head = 0
         self._release()
