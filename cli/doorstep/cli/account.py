@@ -31,12 +31,13 @@ def login(url: str, email: str, key: str | None, password_file: IO[str] | None, 
     password: str = (
         password_file.read().rstrip("\r\n") if password_file else click.prompt("Password", hide_input=True)
     )
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     run(_login(url.rstrip("/"), email, key, password, state_dir))
     click.echo(f"signed in to {url} as {email}")
 
 
 async def _login(url: str, email: str, key: str | None, password: str, state_dir: Path) -> None:
-    """Sign in by the password, in a directory that knows no other login; what is kept is the refresh token."""
+    """Sign in by the password, not by an older login; what is kept is the refresh token."""
     from dataclasses import replace
     from tempfile import TemporaryDirectory
 
@@ -44,7 +45,6 @@ async def _login(url: str, email: str, key: str | None, password: str, state_dir
     from doorstep.transport.credentials import Credentials, load, save
 
     key = key or await _published_key(url)
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with TemporaryDirectory(dir=state_dir, prefix=".login-") as name:
         fresh = Path(name)
         known = Credentials(url=url, key=key, email=email, password=password, directory=fresh)

@@ -49,6 +49,8 @@ async def _download(name: str, path: str, local: str, quiet: bool, state_dir: Pa
 
 
 async def _upload(local: str, name: str, path: str, no_overwrite: bool, quiet: bool, state_dir: Path) -> None:
+    if not Path(local).is_file():  # noqa: ASYNC240 - nothing runs beside it yet
+        raise click.ClickException(f"{local}: is not a file")
     if path == "." or path.endswith("/"):
         path = f"{path}/{Path(local).name}"
     async with connected(name, state_dir, quiet=quiet) as agent:

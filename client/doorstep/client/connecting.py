@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from doorstep.client._waiting import Opening
 from doorstep.client.agent import Agent
 from doorstep.client.attempts import Connector, OnState, Target
-from doorstep.client.login import signed_in
+from doorstep.client.login import signed_in, stored
 from doorstep.protocol.ids import SessionId
 from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import Timing
 from doorstep.runtime import Session
+from doorstep.transport.certificate import warm_up
 
 if TYPE_CHECKING:
     from doorstep.transport.credentials import Credentials
@@ -56,6 +57,8 @@ async def _connect(
     loop = asyncio.get_running_loop()
     started = loop.time()
     session: Session | None = None
+    credentials = credentials or stored()
+    warming = asyncio.create_task(asyncio.to_thread(warm_up), name="doorstep-warm-up")  # while signing in
     try:
         async with signed_in(credentials, timing) as backend:
             row = await backend.find_agent(name_or_id)
@@ -72,6 +75,8 @@ async def _connect(
         if session is not None:
             await session.close()
         raise
+    finally:
+        await asyncio.wait({warming})
     return Agent(session, name=row.name, timing=timing)
 
 

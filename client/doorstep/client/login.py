@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from doorstep.transport.backend import Backend
     from doorstep.transport.credentials import Credentials
 
-__all__ = ["signed_in"]
+__all__ = ["signed_in", "stored"]
+
+
+def stored() -> Credentials:
+    """Read the login that ``doorstep login`` or the environment gives. Raises :class:`NotSignedIn`."""
+    from doorstep.transport.credentials import load
+
+    return load()
 
 
 @asynccontextmanager
@@ -23,11 +30,9 @@ async def signed_in(credentials: Credentials | None, timing: Timing) -> AsyncIte
     Raises :class:`NotSignedIn`, :class:`DeadlineExceeded` after ``Timing.call``.
     """
     from doorstep.transport.backend import Backend
-    from doorstep.transport.credentials import load, state_dir
 
-    known = credentials if credentials is not None else load(state_dir())
     async with limit("sign-in", timing.call):
-        backend = await Backend.sign_in(known, timing)
+        backend = await Backend.sign_in(credentials or stored(), timing)
     try:
         yield backend
     finally:
