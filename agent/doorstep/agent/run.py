@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorstep.agent.agent import Agent
-from doorstep.agent.events import OnEvent, json_lines
+from doorstep.agent.events import AgentEvent, EventKind, OnEvent, json_lines
 from doorstep.agent.exec import ExecService
 from doorstep.agent.files import FilesService
-from doorstep.agent.identity import load_identity, only_agent
+from doorstep.agent.identity import Identity, load_identity, only_agent
 from doorstep.agent.settings import Settings
 from doorstep.agent.tasks import race
 from doorstep.agent.terminal import TerminalService
@@ -59,7 +59,7 @@ async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str
         identity = load_identity(settings.state_dir, settings.name)
         files = _files(settings.file_root)
         stack.callback(files.close)
-        backend = await _sign_in(settings)
+        backend = await _sign_in(settings, identity, on_event)
         stack.push_async_callback(backend.close)
         agent = Agent(
             identity=identity,
@@ -78,7 +78,7 @@ async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str
             await agent.stop(reasons[0] if reasons else "the agent stops")
 
 
-async def _sign_in(settings: Settings) -> Backend:
+async def _sign_in(settings: Settings, identity: Identity, on_event: OnEvent | None) -> Backend:
     """Sign in, however long the back end is away; the WebRTC stack warms up meanwhile."""
     from doorstep.transport import credentials
     from doorstep.transport.backend import Backend
@@ -87,16 +87,24 @@ async def _sign_in(settings: Settings) -> Backend:
     who = credentials.load(settings.state_dir)
     warm = asyncio.create_task(asyncio.to_thread(warm_up), name="warm up")
     backoff = Backoff(settings.timing)
+    told = False
     try:
         while True:
             try:
                 return await Backend.sign_in(who, settings.timing)
             except LinkError as error:
+                if on_event is not None and not told:
+                    on_event(_not_yet_online(identity, error))
+                told = True
                 pause = backoff.pause()
                 _log.warning("%s; next attempt in %.1f s", error, pause)
                 await asyncio.sleep(pause)
     finally:
         await asyncio.wait({warm})
+
+
+def _not_yet_online(identity: Identity, error: LinkError) -> AgentEvent:
+    return AgentEvent(kind=EventKind.OFFLINE, agent_id=identity.id, name=identity.name, reason=str(error))
 
 
 def _files(root: Path | None) -> FilesService:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from doorstep.protocol.access import DEFAULT_TOPICS, TopicRule
 from doorstep.protocol.limits import MIB
 from doorstep.protocol.timing import DEFAULT_TIMING
 
@@ -55,10 +56,10 @@ class SignInLimits:
     """Accounts and addresses kept at most; the oldest are forgotten first."""
     hashes_waiting: int = 32
     """Password checks queued at most; more are answered with 429."""
-    time_cost: int = 3
-    memory_cost: int = 65_536
-    """argon2id: passes and KiB (RFC 9106, second recommended option)."""
-    parallelism: int = 4
+    time_cost: int = 2
+    memory_cost: int = 19_456
+    """argon2id: passes and KiB (OWASP's recommendation): twenty sign-ins at once take below a second."""
+    parallelism: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,8 @@ class HubConfig:
     """Whether ``POST /auth/v1/signup`` makes accounts."""
     access_token_seconds: int = 3600
     sign_in_link_seconds: float = DEFAULT_TIMING.sign_in_link
+    topics: tuple[TopicRule, ...] = DEFAULT_TOPICS
+    """Who may use which private topic; the default is what ``sql/`` states."""
     body_bytes: int = 1 * MIB
     """Largest request body, except of a REST broadcast, which is bounded by the realtime payload limit."""
     password_characters: int = 8
