@@ -9,9 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest_asyncio
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
 from doorstep.testing.hub import HubUser, ThrowAwayHub, throw_away_hub
 from doorstep.testing.leaks import no_leaks
-from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 Sign = Callable[..., Awaitable[AsyncClient]]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from doorstep.testing.hub import ThrowAwayHub
 from postgrest.exceptions import APIError
+
+from doorstep.testing.hub import ThrowAwayHub
 
 pytestmark = pytest.mark.asyncio
 
@@ -73,7 +74,7 @@ async def test_upsert_merges_or_ignores(hub: ThrowAwayHub, client: Any) -> None:
     with pytest.raises(APIError) as clash:
         await table.insert({"name": "box"}).execute()
     assert clash.value.code == "23505"
-    assert "agents_owner_id_name_key" in clash.value.message
+    assert "agents_owner_id_name_key" in str(clash.value.message)
 
 
 async def test_filters_order_and_range(hub: ThrowAwayHub, client: Any) -> None:
@@ -86,7 +87,9 @@ async def test_filters_order_and_range(hub: ThrowAwayHub, client: Any) -> None:
     async def found(query: Any) -> list[str]:
         return [row["name"] for row in (await query.order("name").execute()).data]
 
-    pick = lambda: table.select("name")  # noqa: E731
+    def pick() -> Any:
+        return table.select("name")
+
     assert await found(pick().neq("name", "beta").neq("name", "alpha")) == ["50%", "Gamma", "a,b", 'q"t']
     assert await found(pick().in_("name", ["a,b", 'q"t', "none"])) == ["a,b", 'q"t']
     assert await found(pick().is_("platform", "null")) == ["beta"]

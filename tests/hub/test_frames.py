@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
 from doorstep.hub.config import RealtimeLimits
 from doorstep.testing.hub import ThrowAwayHub, throw_away_hub
 from doorstep.testing.raw_socket import raw_socket
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
 
 pytestmark = pytest.mark.asyncio
 
@@ -74,7 +75,11 @@ async def test_topics_that_cannot_be_joined(hub: ThrowAwayHub) -> None:
 
 async def test_odd_join_configurations_are_defaulted(hub: ThrowAwayHub) -> None:
     async with raw_socket(hub.url, hub.anon_key) as socket:
-        for config in ({"presence": 5, "private": "maybe", "broadcast": []}, {"postgres_changes": 7}):
+        configs: list[dict[str, Any]] = [
+            {"presence": 5, "private": "maybe", "broadcast": []},
+            {"postgres_changes": 7},
+        ]
+        for config in configs:
             await socket.send("7", "7", T, "phx_join", {"config": config})
             reply = await socket.receive()
             assert reply.payload == {"status": "ok", "response": {"postgres_changes": []}}
@@ -167,11 +172,12 @@ async def test_presence_oddities(hub: ThrowAwayHub) -> None:
         await watcher.receive()
         await socket.join("room")
 
-        async def call(payload: Any) -> dict[str, Any]:
-            await socket.send("1", "2", T, "presence", payload)
+        async def call(sent: Any) -> dict[str, Any]:
+            await socket.send("1", "2", T, "presence", sent)
             replies = [m for m in await socket.barrier() if m.event == "phx_reply"]
             assert len(replies) == 1
-            return replies[0].payload
+            payload: dict[str, Any] = replies[0].payload
+            return payload
 
         ok: dict[str, Any] = {"status": "ok", "response": {}}
         assert await call({"event": "TRACK", "payload": {"n": 1}}) == ok
@@ -285,76 +291,83 @@ async def test_a_refused_join_freezes_the_socket_when_configured(tmp_path: Path)
 
 async def test_limits_of_channels_connections_and_sizes(tmp_path: Path) -> None:
     limits = RealtimeLimits(channels_per_socket=2, connections=1, payload_bytes=1000, frame_bytes=5000)
-    async with throw_away_hub(tmp_path, realtime=limits) as hub:
-        async with raw_socket(hub.url, hub.anon_key) as socket:
-            await socket.join("a", "1", ack=True)
-            await socket.join("b", "2")
-            third = await socket.join("c", "3")
-            assert third.payload["response"] == {"reason": "ChannelRateLimitReached: Too many channels"}
-            with pytest.raises(InvalidStatus) as refused:
-                async with raw_socket(hub.url, hub.anon_key):
-                    pass
-            assert json.loads(refused.value.response.body) == {"error": "Too many connected users"}
-            big = {"event": "e", "payload": "x" * 1200}
-            await socket.send("1", "4", "realtime:a", "broadcast", big)
-            too_big = (await socket.receive()).payload
-            assert too_big == {"status": "error", "response": "payload_size_exceeded"}
-            await socket.send("2", "5", "realtime:b", "broadcast", big)
-            assert await socket.barrier() == []
-            await socket.send(
-                "2", "6", "realtime:b", "presence", {"event": "track", "payload": {"x": "y" * 1200}}
-            )
-            system, closed = await socket.barrier()
-            assert system.payload["message"] == "Track message size exceeded"
-            assert closed.event == "phx_close"
-            await socket.send("1", "7", "realtime:a", "broadcast", {"x": "y" * 6000})
-            assert await socket.closed() == 1009
+    async with (
+        throw_away_hub(tmp_path, realtime=limits) as hub,
+        raw_socket(hub.url, hub.anon_key) as socket,
+    ):
+        await socket.join("a", "1", ack=True)
+        await socket.join("b", "2")
+        third = await socket.join("c", "3")
+        assert third.payload["response"] == {"reason": "ChannelRateLimitReached: Too many channels"}
+        with pytest.raises(InvalidStatus) as refused:
+            async with raw_socket(hub.url, hub.anon_key):
+                pass
+        assert json.loads(refused.value.response.body) == {"error": "Too many connected users"}
+        big = {"event": "e", "payload": "x" * 1200}
+        await socket.send("1", "4", "realtime:a", "broadcast", big)
+        too_big = (await socket.receive()).payload
+        assert too_big == {"status": "error", "response": "payload_size_exceeded"}
+        await socket.send("2", "5", "realtime:b", "broadcast", big)
+        assert await socket.barrier() == []
+        await socket.send(
+            "2", "6", "realtime:b", "presence", {"event": "track", "payload": {"x": "y" * 1200}}
+        )
+        system, closed = await socket.barrier()
+        assert system.payload["message"] == "Track message size exceeded"
+        assert closed.event == "phx_close"
+        await socket.send("1", "7", "realtime:a", "broadcast", {"x": "y" * 6000})
+        assert await socket.closed() == 1009
 
 
 async def test_an_idle_socket_is_closed_and_pings_keep_it_open(tmp_path: Path) -> None:
-    async with throw_away_hub(tmp_path, realtime=RealtimeLimits(idle=0.5)) as hub:
-        async with raw_socket(hub.url, hub.anon_key) as idle, raw_socket(hub.url, hub.anon_key) as pinging:
-            began = time.monotonic()
-            task = asyncio.create_task(idle.closed())
-            while not task.done():
-                await (await pinging.connection.ping())
-                await asyncio.wait([task], timeout=0.1)
-            assert await task == 1000
-            assert time.monotonic() - began >= 0.4
-            assert await pinging.barrier() == []
+    async with (
+        throw_away_hub(tmp_path, realtime=RealtimeLimits(idle=0.5)) as hub,
+        raw_socket(hub.url, hub.anon_key) as idle,
+        raw_socket(hub.url, hub.anon_key) as pinging,
+    ):
+        began = time.monotonic()
+        task = asyncio.create_task(idle.closed())
+        while not task.done():
+            await (await pinging.connection.ping())
+            await asyncio.wait([task], timeout=0.1)
+        assert await task == 1000
+        assert time.monotonic() - began >= 0.4
+        assert await pinging.barrier() == []
 
 
 async def test_a_slow_reader_is_dropped_and_the_others_are_not(tmp_path: Path) -> None:
     limits = RealtimeLimits(queue_frames=50, queue_bytes=1_000_000)
-    async with throw_away_hub(tmp_path, realtime=limits) as hub:
-        async with raw_socket(hub.url, hub.anon_key) as sender, raw_socket(hub.url, hub.anon_key) as fast:
-            await fast.join("room", presence=True)
-            await fast.receive()
-            async with raw_socket(hub.url, hub.anon_key) as slow:
-                await slow.join("room", key="slow")
-                await slow.send("1", "2", T, "presence", {"event": "track", "payload": {}})
-                await slow.barrier()
-                slow.connection.transport.pause_reading()
-                await sender.join("room", ack=True)
-                message = {"event": "e", "payload": "x" * 50_000}
-                left = None
-                assert "slow" in (await fast.receive()).payload["joins"]
-                for _ in range(400):
-                    await sender.send("1", "2", T, "broadcast", message)
-                    await sender.receive()
-                    heard = await fast.receive()
-                    if heard.event == "presence_diff":
-                        left = heard.payload["leaves"]
-                        break
-                assert left is not None
-                assert "slow" in left
-                slow.connection.transport.abort()
-            assert (await fast.receive()).event == "broadcast"
+    async with (
+        throw_away_hub(tmp_path, realtime=limits) as hub,
+        raw_socket(hub.url, hub.anon_key) as sender,
+        raw_socket(hub.url, hub.anon_key) as fast,
+    ):
+        await fast.join("room", presence=True)
+        await fast.receive()
+        async with raw_socket(hub.url, hub.anon_key) as slow:
+            await slow.join("room", key="slow")
+            await slow.send("1", "2", T, "presence", {"event": "track", "payload": {}})
+            await slow.barrier()
+            slow.connection.transport.pause_reading()
+            await sender.join("room", ack=True)
+            message = {"event": "e", "payload": "x" * 50_000}
+            left = None
+            assert "slow" in (await fast.receive()).payload["joins"]
+            for _ in range(400):
+                await sender.send("1", "2", T, "broadcast", message)
+                await sender.receive()
+                heard = await fast.receive()
+                if heard.event == "presence_diff":
+                    left = heard.payload["leaves"]
+                    break
+            assert left is not None
+            assert "slow" in left
+            slow.connection.transport.abort()
+        assert (await fast.receive()).event == "broadcast"
 
 
 async def test_stopping_the_hub_closes_with_1012(tmp_path: Path) -> None:
-    async with throw_away_hub(tmp_path) as hub:
-        async with raw_socket(hub.url, hub.anon_key) as socket:
-            await socket.join("room")
-            await hub.server.stop()
-            assert await socket.closed() == 1012
+    async with throw_away_hub(tmp_path) as hub, raw_socket(hub.url, hub.anon_key) as socket:
+        await socket.join("room")
+        await hub.server.stop()
+        assert await socket.closed() == 1012

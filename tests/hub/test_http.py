@@ -7,12 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
 from doorstep.hub.assets import migrations, web_root
 from doorstep.hub.security import allowed_hosts
 from doorstep.testing.hub import ThrowAwayHub, throw_away_hub
 from doorstep.testing.raw_socket import raw_socket
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,8 +35,8 @@ async def test_health_and_config(hub: ThrowAwayHub, http: httpx.AsyncClient) -> 
 async def test_a_rebound_name_is_not_served(hub: ThrowAwayHub, http: httpx.AsyncClient, host: str) -> None:
     for path in ("/config.json", "/rest/v1/agents", "/auth/v1/health", "/"):
         assert (await http.get(path, headers={"Host": host})).status_code == 421
+    address = f"{hub.url.replace('http', 'ws')}/realtime/v1/websocket?apikey={hub.anon_key}"
     with pytest.raises(InvalidStatus) as refused:
-        address = f"{hub.url.replace('http', 'ws')}/realtime/v1/websocket?apikey={hub.anon_key}"
         async with connect(address, additional_headers={"Host": host}, proxy=None):
             pass
     assert refused.value.response.status_code in (400, 421)

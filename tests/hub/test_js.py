@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doorstep.testing.hub import ThrowAwayHub
 from realtime import RealtimeSubscribeStates
+
+from doorstep.testing.hub import ThrowAwayHub
 
 pytestmark = pytest.mark.asyncio
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+from realtime import AsyncRealtimeChannel, RealtimeSubscribeStates
+
 from doorstep.hub.events import HubEventKind
 from doorstep.testing.hub import HubUser, ThrowAwayHub
 from doorstep.testing.raw_socket import raw_socket
-from realtime import AsyncRealtimeChannel, RealtimeSubscribeStates
 
 pytestmark = pytest.mark.asyncio
 
@@ -62,6 +64,14 @@ class Member:
         self._changed.set()
 
 
+def is_present(member: Member, key: str) -> bool:
+    return key in member.present
+
+
+def tracks(member: Member, key: str, number: int) -> bool:
+    return [meta["n"] for meta in member.present.get(key, [])] == [number]
+
+
 @pytest.fixture
 def agents_of() -> Callable[[HubUser], str]:
     return lambda user: f"user:{user.id}:agents"
@@ -109,7 +119,7 @@ async def test_two_users_get_nothing_of_each_others(hub: ThrowAwayHub, client: A
             await spy.remove_channel(attempt.channel)
         await members[theirs][0].channel.track({"secret": theirs})
         await members[theirs][1].channel.send_broadcast("offer", {"sdp": "secret"})
-        await members[theirs][0].until(lambda them=theirs: topics[them][0] in members[them][0].present)
+        await members[theirs][0].until(partial(is_present, members[theirs][0], topics[theirs][0]))
         assert all(topics[theirs][0] not in member.present for member in members[mine])
         assert all(member.messages == [] for member in members[mine])
         seen = (await clients[mine].table("agents").select("owner_id").execute()).data
@@ -131,7 +141,7 @@ async def test_presence_of_an_agent_that_tracks_again_never_goes_away(
     watcher = await Member(await client(hub, user), agents_of(user)).joined()
     for number in (1, 2, 3):
         await agent.channel.track({"n": number})
-        await watcher.until(lambda n=number: [m["n"] for m in watcher.present.get("a1", [])] == [n])
+        await watcher.until(partial(tracks, watcher, "a1", number))
     late = await Member(await client(hub, user), agents_of(user)).joined()
     await late.until(lambda: [m["n"] for m in late.present.get("a1", [])] == [3])
 
@@ -196,7 +206,7 @@ async def test_both_versions_hear_each_other(hub: ThrowAwayHub, client: Any, age
 
 async def test_two_sockets_under_one_key_are_two_metas(hub: ThrowAwayHub, agents_of: Any) -> None:
     user = await hub.user()
-    options = {"private": True, "token": user.access_token, "key": "k", "presence": True}
+    options: dict[str, Any] = {"private": True, "token": user.access_token, "key": "k", "presence": True}
     async with raw_socket(hub.url, hub.anon_key) as watcher:
         await watcher.join(agents_of(user), **options)
         assert (await watcher.receive()).payload == {}
@@ -237,8 +247,8 @@ async def test_a_lost_right_closes_the_channel(hub: ThrowAwayHub, agents_of: Any
             assert system.payload["message"] == message
             assert (close.event, close.ref, close.payload) == ("phx_close", "1", {})
         await socket.join(agents_of(one), private=True, token=one.access_token)
-        for token in (None, one.access_token, "sb_publishable_x", 5):
-            await socket.send("1", "2", topic, "access_token", {"access_token": token})
+        for ignored in (None, one.access_token, "sb_publishable_x", 5):
+            await socket.send("1", "2", topic, "access_token", {"access_token": ignored})
         assert await socket.barrier() == []
 
 
@@ -246,7 +256,7 @@ async def test_signaling_needs_the_agents_row(hub: ThrowAwayHub, client: Any) ->
     user = await hub.user()
     official = await client(hub, user)
     identity = "aaaaaaaa-0000-4000-8000-000000000001"
-    options = {"private": True, "token": user.access_token}
+    options: dict[str, Any] = {"private": True, "token": user.access_token}
     async with raw_socket(hub.url, hub.anon_key) as socket:
         refused = await socket.join(f"agent:{identity}:signaling", **options)
         assert refused.payload["status"] == "error"

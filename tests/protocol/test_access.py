@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from doorstep.protocol.access import (
     DEFAULT_TOPICS,
     Grant,
+    Role,
     RowAction,
     Subject,
+    TopicRule,
     agent_in,
     may_rows,
     topic_grant,
@@ -52,13 +54,27 @@ def test_without_rules_nothing_is_allowed() -> None:
 
 
 @given(st.uuids().map(str), st.uuids().map(str), st.uuids().map(str), st.sampled_from(DEFAULT_TOPICS))
-def test_nobody_reaches_what_is_another_users(mine: str, theirs: str, agent: str, rule: Any) -> None:
+def test_nobody_reaches_what_is_another_users(mine: str, theirs: str, agent: str, rule: TopicRule) -> None:
     if mine == theirs:
         return
-    variable = theirs if rule.prefix == "user" else agent
-    topic = f"{rule.prefix}:{variable}:{rule.suffix}"
+    topic = rule.pattern.format(user=theirs, agent=agent)
     assert topic_grant(Subject("authenticated", mine), topic, agent_owner=theirs) is Grant.NONE
     assert topic_grant(Subject("authenticated", theirs), topic, agent_owner=theirs) == rule.grant
+
+
+def test_patterns_with_a_wildcard_and_plain_ones() -> None:
+    user = Subject("authenticated", "11111111-1111-4111-8111-111111111111")
+    rules = (
+        TopicRule(Role.AUTHENTICATED, "user:{user}:*", Grant.BROADCAST),
+        TopicRule(Role.AUTHENTICATED, "read.only", Grant.BROADCAST_READ),
+    )
+
+    def granted(topic: str) -> Grant:
+        return topic_grant(user, topic, agent_owner=None, rules=rules)
+
+    assert granted(f"user:{user.sub}:any\nthing") is Grant.BROADCAST
+    assert granted("read.only") is Grant.BROADCAST_READ
+    assert granted("read-only") is granted("user:*:x") is Grant.NONE
 
 
 @given(st.text(), st.uuids().map(str))

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+
 from doorstep.hub.schema import AGENT_COLUMNS, MIGRATIONS
 
 FILES = sorted((Path(__file__).parents[2] / "sql").glob("*.sql"))
@@ -15,7 +16,7 @@ EVERYTHING = "\n".join(SQL.values())
 
 
 def columns() -> dict[str, str]:
-    body = re.search(r"create table if not exists public\.agents \((.*?)\n\);", EVERYTHING, re.S)
+    body = re.search(r"create table if not exists public\.agents \((.*?)\n\);", EVERYTHING, re.DOTALL)
     assert body is not None
     lines = [line.strip() for line in body[1].splitlines()]
     found = (re.match(r"(\w+) (uuid|text|timestamptz|jsonb)\b", line) for line in lines)

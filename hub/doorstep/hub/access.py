@@ -5,19 +5,19 @@ from __future__ import annotations
 import sqlite3
 
 from doorstep.hub.bus import Topic
-from doorstep.hub.store import Store
+from doorstep.hub.services import Services
 from doorstep.protocol.access import Grant, Subject, agent_in, topic_grant
 
 __all__ = ["grant_for"]
 
 
-async def grant_for(store: Store, subject: Subject, topic: Topic) -> Grant:
+async def grant_for(hub: Services, subject: Subject, topic: Topic) -> Grant:
     """What ``subject`` may do on ``topic``; a public topic is open to everyone who got a socket."""
     if not topic.private:
         return Grant.ALL
-    agent = agent_in(topic.name)
-    owner = None if agent is None else await store.run(lambda db: _owner(db, agent))
-    return topic_grant(subject, topic.name, agent_owner=owner)
+    agent = agent_in(topic.name, hub.config.topics)
+    owner = None if agent is None else await hub.store.run(lambda db: _owner(db, agent))
+    return topic_grant(subject, topic.name, agent_owner=owner, rules=hub.config.topics)
 
 
 def _owner(db: sqlite3.Connection, agent: str) -> str | None:

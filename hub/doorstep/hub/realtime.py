@@ -251,7 +251,7 @@ class RealtimeSocket:
             raise _Refused("ChannelRateLimitReached: Too many channels")
         claims = self._join_claims(config.token)
         topic = Topic(name, config.private)
-        grant = await grant_for(self._hub.store, claims.subject, topic)
+        grant = await grant_for(self._hub, claims.subject, topic)
         if not grant & (_READS if config.presence_enabled else Grant.BROADCAST_READ):
             message = f"You do not have permissions to read from this Channel topic: {name}"
             raise _Refused(f"Unauthorized: {message}")
@@ -306,7 +306,7 @@ class RealtimeSocket:
             channel.refuse_token(error)
             return
         if claims is not None and claims != channel.claims:
-            channel.new_token(claims, await grant_for(self._hub.store, claims.subject, channel.topic))
+            channel.new_token(claims, await grant_for(self._hub, claims.subject, channel.topic))
 
     def _forget(self, channel: Channel) -> None:
         if self._channels.get(channel.topic.wire) is channel:

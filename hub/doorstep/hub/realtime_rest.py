@@ -50,7 +50,7 @@ async def batch(request: Request) -> Response:
     for message in messages:
         assert message.topic is not None
         topic = Topic(message.topic, message.private)
-        if Grant.BROADCAST_WRITE in await grant_for(hub.store, claims.subject, topic):
+        if Grant.BROADCAST_WRITE in await grant_for(hub, claims.subject, topic):
             payload = b'{"event":%b,"payload":%b,"type":"broadcast"}'
             raw = msgspec.Raw(payload % (_encode(message.event), bytes(message.payload)))
             hub.bus.broadcast(topic, Push(ref=None, topic=topic.wire, event="broadcast", payload=raw))
@@ -67,7 +67,7 @@ async def single(request: Request) -> Response:
         return JSONResponse({"message": "Unsupported Media Type"}, status_code=415)
     private = request.query_params.get("private", "").lower() == "true"
     topic, event = Topic(request.path_params["topic"], private), request.path_params["event"]
-    if Grant.BROADCAST_WRITE not in await grant_for(hub.store, claims.subject, topic):
+    if Grant.BROADCAST_WRITE not in await grant_for(hub, claims.subject, topic):
         return _unauthorized(403)
     body = await request.body()
     fault = _single_fault(hub, topic, event, body, kind)

@@ -32,7 +32,7 @@ _STOP_SECONDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The account ``doorstep up`` signs in with. ``password`` is ``None`` when the account was there before."""
+    """The account ``doorstep up`` signs in with. ``password`` is ``None`` when the account is not new."""
 
     email: str
     password: str | None

@@ -7,15 +7,14 @@ are run against both.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Flag, StrEnum, auto
+from functools import cache
 
 __all__ = [
     "DEFAULT_ROWS",
     "DEFAULT_TOPICS",
-    "Condition",
-    "Extension",
     "Grant",
     "Role",
     "RowAction",
@@ -38,22 +37,8 @@ class Role(StrEnum):
     SERVICE = "service_role"
 
 
-class Extension(StrEnum):
-    """What a policy on ``realtime.messages`` tells apart."""
-
-    BROADCAST = "broadcast"
-    PRESENCE = "presence"
-
-
-class Condition(StrEnum):
-    """How the variable part of a topic must relate to the subject."""
-
-    IS_SUBJECT = "is-subject"  # it is the token's ``sub``
-    OWNS_AGENT = "owns-agent"  # it is the id of an agents row whose owner_id is the token's ``sub``
-
-
 class Grant(Flag):
-    """What may be done on one private topic."""
+    """What may be done on one private topic; policies on ``realtime.messages`` tell the same things apart."""
 
     NONE = 0
     BROADCAST_READ = auto()
@@ -86,18 +71,20 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class TopicRule:
-    """``role`` gets ``grant`` on topics ``prefix:{uuid}:suffix`` whose uuid satisfies ``condition``."""
+    """``role`` gets ``grant`` on the topics of ``pattern``.
+
+    In a pattern ``{user}`` stands for the token's ``sub``, ``{agent}`` for the id of an agents row whose
+    owner is the token's ``sub``, and ``*`` for anything; all other text stands for itself.
+    """
 
     role: Role
-    prefix: str
-    suffix: str
-    condition: Condition
+    pattern: str
     grant: Grant
 
-    def variable(self, topic: str) -> str | None:
-        """The uuid in ``topic``, or ``None`` when the topic is not of this shape."""
-        found = re.fullmatch(f"{re.escape(self.prefix)}:({_UUID}):{re.escape(self.suffix)}", topic)
-        return found[1] if found else None
+    def match(self, topic: str) -> Mapping[str, str] | None:
+        """The ids in ``topic`` by the names above, or ``None`` when it is not of this pattern."""
+        found = _compiled(self.pattern).fullmatch(topic)
+        return None if found is None else found.groupdict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +98,8 @@ class RowRule:
 
 
 DEFAULT_TOPICS = (
-    TopicRule(Role.AUTHENTICATED, "user", "agents", Condition.IS_SUBJECT, Grant.ALL),
-    TopicRule(Role.AUTHENTICATED, "agent", "signaling", Condition.OWNS_AGENT, Grant.BROADCAST),
+    TopicRule(Role.AUTHENTICATED, "user:{user}:agents", Grant.ALL),
+    TopicRule(Role.AUTHENTICATED, "agent:{agent}:signaling", Grant.BROADCAST),
 )
 DEFAULT_ROWS = (RowRule(Role.AUTHENTICATED, "agents", "owner_id", RowAction.ALL),)
 
@@ -120,8 +107,9 @@ DEFAULT_ROWS = (RowRule(Role.AUTHENTICATED, "agents", "owner_id", RowAction.ALL)
 def agent_in(topic: str, rules: Iterable[TopicRule] = DEFAULT_TOPICS) -> str | None:
     """The agent whose owner must be looked up before :func:`topic_grant` can decide, if there is one."""
     for rule in rules:
-        if rule.condition is Condition.OWNS_AGENT and (agent := rule.variable(topic)):
-            return agent
+        ids = rule.match(topic)
+        if ids is not None and "agent" in ids:
+            return ids["agent"]
     return None
 
 
@@ -136,11 +124,12 @@ def topic_grant(
         return Grant.ALL
     grant = Grant.NONE
     for rule in rules:
-        variable = rule.variable(topic)
-        if variable is None or subject.role != rule.role or not subject.sub:
+        ids = rule.match(topic)
+        if ids is None or subject.role != rule.role or not subject.sub:
             continue
-        holder = variable if rule.condition is Condition.IS_SUBJECT else agent_owner
-        if holder == subject.sub:
+        is_user = ids.get("user", subject.sub) == subject.sub
+        owns_agent = "agent" not in ids or agent_owner == subject.sub
+        if is_user and owns_agent:
             grant |= rule.grant
     return grant
 
@@ -158,3 +147,10 @@ def may_rows(
         if rule.table == table and rule.role == subject.role and subject.sub:
             return rule.actions, rule.owner
     return RowAction.NONE, None
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    pieces = re.split(r"(\{user\}|\{agent\}|\*)", pattern)
+    special = {"{user}": f"(?P<user>{_UUID})", "{agent}": f"(?P<agent>{_UUID})", "*": ".*"}
+    return re.compile("".join(special.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)

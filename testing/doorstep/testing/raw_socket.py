@@ -1,4 +1,4 @@
-"""Testing: a realtime socket that sends whatever a test says: for frames no official client can be made to send."""
+"""Testing: a realtime socket that sends whatever a test says, also what no official client would."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ class Message:
     """A text frame from the server, the same for both versions. ``join_ref`` is ``None`` in version 1.0.0."""
 
     def __init__(self, frame: str) -> None:
-        content = json.loads(frame)
-        if isinstance(content, list):
-            self.join_ref, self.ref, self.topic, self.event, self.payload = content
-            self.keys = None
-        else:
-            self.join_ref, self.keys = None, set(content)
-            self.ref, self.topic = content["ref"], content["topic"]
-            self.event, self.payload = content["event"], content["payload"]
+        content: Any = json.loads(frame)
+        array = isinstance(content, list)
+        self.keys: set[str] | None = None if array else set(content)
+        """The keys of a 1.0.0 frame."""
+        self.join_ref: Any = content[0] if array else None
+        self.ref: Any = content[1 if array else "ref"]
+        self.topic: str = content[2 if array else "topic"]
+        self.event: str = content[3 if array else "event"]
+        self.payload: Any = content[4 if array else "payload"]
 
     def __repr__(self) -> str:
         return f"<{self.join_ref} {self.ref} {self.topic} {self.event} {self.payload}>"
