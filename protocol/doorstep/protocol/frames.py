@@ -400,8 +400,7 @@ def decode(message: bytes | memoryview) -> Frame | None:
 def _take_number(message: bytes | memoryview, position: int) -> tuple[int, int]:
     """Return the number at ``position`` and the position after it."""
     value = shift = 0
-    for index in range(position, min(position + _NUMBER_BYTES, len(message))):
-        byte = message[index]
+    for index, byte in enumerate(message[position : position + _NUMBER_BYTES], position):
         if byte < 0x80:
             value |= byte << shift
             if value >= NUMBER_LIMIT:
