@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -77,7 +77,7 @@ def credentials(state_dir: Path) -> Credentials:
 
 
 @asynccontextmanager
-async def connected(name: str, state_dir: Path, *, quiet: bool = False) -> AsyncIterator[Agent]:
+async def connected(name: str, state_dir: Path, *, quiet: bool = False) -> AsyncGenerator[Agent, None]:
     """Connect to an agent, showing the states on stderr until it is connected."""
     from doorstep import client
 

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from html import escape
 from ipaddress import ip_address
@@ -29,7 +29,7 @@ _REDIRECT = "sign-in.html"
 
 
 @contextmanager
-def only_one(state_dir: Path) -> Iterator[None]:
+def only_one(state_dir: Path) -> Generator[None, None, None]:
     """Hold the state directory for one ``up``; a second is told where the first is."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600), "rb") as lock:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 __all__ = ["EscapeFilter", "in_foreground", "keys_at_once", "raw", "window_size"]
 
 
 @contextmanager
-def raw(fd: int) -> Iterator[None]:
+def raw(fd: int) -> Generator[None, None, None]:
     """Hand every key to the other side; the terminal is as it was when the block ends, however it ends."""
     with _restored(fd):
         tty.setraw(fd)
@@ -20,7 +20,7 @@ def raw(fd: int) -> Iterator[None]:
 
 
 @contextmanager
-def keys_at_once(fd: int) -> Iterator[None]:
+def keys_at_once(fd: int) -> Generator[None, None, None]:
     """Deliver keys without Enter and without echo; Ctrl-C still interrupts."""
     with _restored(fd):
         tty.setcbreak(fd)
@@ -28,7 +28,7 @@ def keys_at_once(fd: int) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(fd: int) -> Iterator[None]:
+def _restored(fd: int) -> Generator[None, None, None]:
     before = termios.tcgetattr(fd)
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +70,9 @@ async def _up(port: int, open_browser: bool, agent_arguments: list[str], state_d
 
 
 @asynccontextmanager
-async def _local_hub(port: int, state_dir: Path, lines: LiveLines) -> AsyncIterator[tuple[HubServer, str]]:
+async def _local_hub(
+    port: int, state_dir: Path, lines: LiveLines
+) -> AsyncGenerator[tuple[HubServer, str], None]:
     """Run the hub on the loopback address, with its owner signed in and a note for ``doorstep link``."""
     from doorstep.cli.local_hub import forget, note, sign_in_owner
     from doorstep.hub import HubConfig, HubServer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -44,7 +44,7 @@ class Opening(Generic[T]):
 
 
 @asynccontextmanager
-async def limit(wait: str, seconds: float | None) -> AsyncIterator[None]:
+async def limit(wait: str, seconds: float | None) -> AsyncGenerator[None, None]:
     """End the block after ``seconds`` (None: never) with :class:`DeadlineExceeded` naming ``wait``."""
     scope = asyncio.timeout(seconds)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,7 +62,7 @@ async def agents(*, credentials: Credentials | None = None, timing: Timing | Non
 
 async def watch_agents(
     *, credentials: Credentials | None = None, timing: Timing | None = None
-) -> AsyncIterator[list[AgentInfo]]:
+) -> AsyncGenerator[list[AgentInfo], None]:
     """Yield the same list now and after every change of presence, until the caller stops."""
     waits = timing or DEFAULT_TIMING
     async with signed_in(credentials, waits) as backend, _Members(backend, waits).joined() as members:
@@ -82,7 +82,7 @@ class _Members:
         self.changed = asyncio.Event()
 
     @asynccontextmanager
-    async def joined(self) -> AsyncIterator[_Members]:
+    async def joined(self) -> AsyncGenerator[_Members, None]:
         spec = ChannelSpec(
             topic=agents_topic(self._backend.user_id),
             on_message=_not_for_us,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -177,7 +177,7 @@ class Files:
         return await self._session.call(f"files.{method}", params, timeout=self._timing.call)
 
     @asynccontextmanager
-    async def _streaming(self, method: str, params: Mapping[str, Any]) -> AsyncIterator[Stream]:
+    async def _streaming(self, method: str, params: Mapping[str, Any]) -> AsyncGenerator[Stream, None]:
         """Open a transfer; whatever ends the block early resets it, so that the agent drops its half."""
         stream = await self._session.open(
             "files", method, params, lane=Lane.FILE_TRANSFER, timeout=self._timing.call

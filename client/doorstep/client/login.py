@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ def stored() -> Credentials:
 
 
 @asynccontextmanager
-async def signed_in(credentials: Credentials | None, timing: Timing) -> AsyncIterator[Backend]:
+async def signed_in(credentials: Credentials | None, timing: Timing) -> AsyncGenerator[Backend, None]:
     """Sign in with ``credentials`` or those of ``doorstep login``; everything is released at the end.
 
     Raises :class:`NotSignedIn`, :class:`DeadlineExceeded` after ``Timing.call``.

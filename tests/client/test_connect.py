@@ -1,0 +1,149 @@
+"""``connect()`` and ``agents()`` with a real hub, a real agent and real WebRTC."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from doorstep import client
+from doorstep.agent.agent import Agent
+from doorstep.agent.exec import ExecService
+from doorstep.agent.identity import load_identity
+from doorstep.client import sync
+from doorstep.client.attempts import AttemptState as S
+from doorstep.protocol.errors import AgentNotFound, AgentUnreachable, NotSignedIn
+from doorstep.protocol.timing import Timing
+from doorstep.testing.hub import ThrowAwayHub, throw_away_hub
+from doorstep.transport.backend import Backend
+from doorstep.transport.credentials import Credentials
+
+from .conftest import SCALE
+
+pytestmark = pytest.mark.asyncio
+GOOD = [S.REQUESTING, S.WAITING_READY, S.CREATING_OFFER, S.WAITING_ANSWER, S.CONNECTING, S.CONNECTED]
+
+
+@pytest_asyncio.fixture
+async def hub(tmp_path: Path, nothing_left: None) -> AsyncIterator[ThrowAwayHub]:
+    async with throw_away_hub(tmp_path / "hub") as hub:
+        yield hub
+
+
+@pytest_asyncio.fixture
+async def login(hub: ThrowAwayHub) -> Credentials:
+    user = await hub.user()
+    return Credentials(hub.url, hub.anon_key, user.email, user.password)
+
+
+@pytest_asyncio.fixture
+async def machine(login: Credentials, tmp_path: Path) -> AsyncIterator[Agent]:
+    """An agent called box, online."""
+    backend = await Backend.sign_in(login)
+    agent = Agent(
+        identity=load_identity(tmp_path / "agent", "box"),
+        owner=backend.user_id,
+        signaling=backend.signaling(),
+        services=(ExecService(),),
+        directory=backend,
+    )
+    await agent.start()
+    try:
+        yield agent
+    finally:
+        await agent.stop("the test is over")
+        await backend.close()
+
+
+async def test_connect_by_name_and_id(machine: Agent, login: Credentials, hub: ThrowAwayHub) -> None:
+    (row,) = await client.agents(credentials=login)
+    for known_as in ("box", row.id):
+        reports: list[client.AttemptReport] = []
+        async with client.connect(known_as, credentials=login, on_state=reports.append) as agent:
+            assert [report.state for report in reports] == GOOD
+            assert agent.name == "box"
+            assert (await agent.commands.run("echo hi")).stdout == "hi\n"
+            assert agent.stats()["wire"] == "webrtc"
+
+
+async def test_eight_at_once(machine: Agent, login: Credentials) -> None:
+    """Each has a session of its own; none hears another's answer."""
+
+    async def one(number: int) -> str:
+        async with client.connect("box", credentials=login) as agent:
+            return (await agent.commands.run(f"echo {number}")).stdout
+
+    said = await asyncio.gather(*(one(number) for number in range(8)))
+    assert said == [f"{number}\n" for number in range(8)]
+
+
+async def test_agents_and_the_watch(machine: Agent, login: Credentials) -> None:
+    async with asyncio.timeout(20 * SCALE), aclosing(client.watch_agents(credentials=login)) as watch:
+        async for rows in watch:
+            if rows and rows[0].online:
+                break
+        await machine.stop("it leaves")
+        async for rows in watch:
+            if not rows[0].online:
+                break
+    (row,) = await client.agents(credentials=login)
+    assert (row.name, row.online) == ("box", False)
+    assert row.last_seen is not None
+    assert row.to_json()["state"] == "offline"
+
+
+async def test_an_agent_that_is_not_there(machine: Agent, login: Credentials) -> None:
+    await machine.stop("it leaves")
+    fast = Timing(ready=0.1, retry_pause=0.05)
+    with pytest.raises(AgentUnreachable, match="agent offline or not responding"):
+        await client.connect("box", credentials=login, timing=fast)
+
+
+async def test_an_unknown_name(machine: Agent, login: Credentials) -> None:
+    with pytest.raises(AgentNotFound, match="box"):
+        await client.connect("bax", credentials=login)
+
+
+async def test_another_users_agent_does_not_exist(
+    machine: Agent, login: Credentials, hub: ThrowAwayHub
+) -> None:
+    stranger = await hub.user()
+    other = Credentials(hub.url, hub.anon_key, stranger.email, stranger.password)
+    (row,) = await client.agents(credentials=login)
+    with pytest.raises(AgentNotFound):
+        await client.connect(row.id, credentials=other)
+    assert await client.agents(credentials=other) == []
+
+
+async def test_a_wrong_password(login: Credentials) -> None:
+    wrong = dataclasses.replace(login, password="wrong")
+    with pytest.raises(NotSignedIn):
+        await client.connect("box", credentials=wrong)
+
+
+async def test_a_cancelled_connect_leaves_nothing(machine: Agent, login: Credentials) -> None:
+    for wait in (0.0, 0.05, 0.1, 0.2):
+        task = asyncio.ensure_future(_connect(login))
+        await asyncio.sleep(wait)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    # that nothing is left is what the fixture asserts
+
+
+async def _connect(login: Credentials) -> None:
+    async with client.connect("box", credentials=login):
+        await asyncio.sleep(60)
+
+
+async def test_a_script_without_async(machine: Agent, login: Credentials) -> None:
+    def script() -> tuple[str, list[str]]:
+        with sync.connect("box", credentials=login) as agent:
+            said = agent.commands.run("echo hi").stdout
+        return said, [row.name for row in sync.agents(credentials=login)]
+
+    assert await asyncio.to_thread(script) == ("hi\n", ["box"])
