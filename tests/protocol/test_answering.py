@@ -13,6 +13,7 @@ from doorstep.protocol.answering import (
     Admission,
     AnswerCreated,
     Answering,
+    AnsweringEvent,
     AnsweringState,
     AnswerSent,
     PeerFailed,
@@ -37,7 +38,7 @@ KNOCK = ConnectionRequest(agent_id=AGENT, session_id=SESSION)
 ANONYMOUS = ConnectionRequest(agent_id=AGENT)
 S = AnsweringState
 ATTEMPTS = [state for state in S if state is not S.CONNECTED]
-STEPS = {
+STEPS: dict[AnsweringState, list[AnsweringEvent]] = {
     S.IDLE: [KNOCK],
     S.CHANNEL_CREATED: [SignalingJoined(1)],
     S.OFFER_RECEIVED: [Offer(sdp="v=0", session_id=SESSION)],

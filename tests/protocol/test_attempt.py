@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from doorstep.protocol.attempt import (
     AgentsJoined,
     Attempt,
+    AttemptEvent,
     AttemptState,
     Connect,
     OfferCreated,
@@ -31,7 +32,7 @@ from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 AGENT = AgentId("01234567-89ab-4cde-8f01-23456789abcd")
 SESSION = SessionId("session-1")
 EPSILON = 1e-6
-STEPS = {
+STEPS: dict[AttemptState, list[AttemptEvent]] = {
     AttemptState.REQUESTING: [Connect()],
     AttemptState.WAITING_READY: [AgentsJoined(1), RequestSent(1)],
     AttemptState.CREATING_OFFER: [ConnectionReady(agent_id=AGENT, session_id=SESSION)],

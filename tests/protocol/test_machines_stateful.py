@@ -259,13 +259,9 @@ class AttemptMachine(Watched):
     def what_is_asked_for_completes(self, sdp: str) -> None:
         """Drive forward: otherwise chance alone seldom gets beyond requesting."""
         serial = self.machine.serial
-        for event in (
-            steps.AgentsJoined(serial),
-            steps.SignalingJoined(serial),
-            steps.OfferCreated(serial, sdp),
-        ):
-            self.handle(event)
-        for event in (steps.RequestSent(serial), steps.OfferSent(serial)):
+        joined = (steps.AgentsJoined(serial), steps.SignalingJoined(serial))
+        sent = (steps.RequestSent(serial), steps.OfferSent(serial))
+        for event in (*joined, steps.OfferCreated(serial, sdp), *sent):
             self.handle(event)
 
     @rule(reply=st.booleans(), sdp=sdps)
@@ -304,7 +300,8 @@ class AttemptMachine(Watched):
         assert self.handle(steps.Pause()) == may
         if may:
             self.time_passes(outcome.pause)
-            assert self.handle(steps.Retry())
+            in_time = self.seen is AttemptState.RETRYING  # else the total deadline came first
+            assert self.handle(steps.Retry()) == in_time
 
     @rule()
     def stop(self) -> None:

@@ -236,10 +236,13 @@ class Agent:
                 peer = self.peers[machine, serial] = f"agent-{serial}-for-{offer}"
                 self.soon(machine, steps.AnswerCreated(serial, f"a=ice-ufrag:{peer}"), 0.02)
                 self.soon(machine, steps.LocalCandidate(serial, Candidate(candidate=peer, sdp_mid="0")), 0.03)
-            case steps.SendReady(serial, message) | steps.SendAnswer(serial, message):
-                self.world.send(message, self.world.to_clients())
-                if isinstance(effect, steps.SendAnswer) or message.answer is not None:
+            case steps.SendReady(serial, ready):
+                self.world.send(ready, self.world.to_clients())
+                if ready.answer is not None:
                     self.soon(machine, steps.AnswerSent(serial))
+            case steps.SendAnswer(serial, answer):
+                self.world.send(answer, self.world.to_clients())
+                self.soon(machine, steps.AnswerSent(serial))
             case steps.SendCandidate(_, message) | steps.SendRefused(_, message):
                 self.world.send(message, self.world.to_clients())
             case steps.AddCandidate(serial, candidate):

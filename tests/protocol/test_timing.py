@@ -15,7 +15,7 @@ from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 
 
 def test_the_numbers_of_the_specification() -> None:
-    specified = {
+    specified: dict[str, float] = {
         "join": 10,
         "ready": 5,
         "answer": 10,
@@ -23,8 +23,6 @@ def test_the_numbers_of_the_specification() -> None:
         "total": 30,
         "retry_pause": 3,
         "signaling_join": 5,
-    }
-    specified |= {
         "signaling_linger": 120,
         "gather": 1,
         "presence_debounce": 1.5,

@@ -301,8 +301,8 @@ class Answering(Machine[AnsweringState, AnsweringTrigger, AnsweringEffect]):
                 self._offered(event, now)
             case Candidate():
                 self._candidate(event)
-            case ConnectionReady() | ConnectionRefused() | Answer():
-                pass  # of another agent
+            case _:
+                pass  # connection-ready, -refused and answer: of an agent
 
     # Messages.
 

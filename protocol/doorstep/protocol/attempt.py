@@ -32,7 +32,7 @@ from doorstep.protocol.errors import (
 )
 from doorstep.protocol.ids import AgentId, ClientId, SessionId
 from doorstep.protocol.limits import RETRIES
-from doorstep.protocol.machine import Machine, Report, Wait
+from doorstep.protocol.machine import Machine, Report
 from doorstep.protocol.signaling import (
     Answer,
     Candidate,
@@ -292,8 +292,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
             return
         if now >= self._total:
             self._fail(self._total_error(), None, now)
-        elif self._wait is not None:
-            self._wait_over(self._wait, now)
+        else:
+            self._wait_over(now)
 
     def handle(self, event: AttemptEvent, now: float) -> None:
         """Take one event. Raises :class:`NotAllowed`, never for a message of the network."""
@@ -335,8 +335,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
                     self._answer(event, event.sdp, now)
             case Candidate():
                 self._candidate(event)
-            case ConnectionRequest() | Offer():
-                pass  # of another client
+            case _:
+                pass  # connection-request and offer: of another client
 
     # Commands.
 
@@ -379,19 +379,18 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         return event.serial < self._serial or not running
 
     def _prepared(self, event: AgentsJoined | SignalingJoined | OfferCreated) -> None:
-        match event:
-            case AgentsJoined():
-                self._expect(_T.AGENTS_JOINED, not self._agents)
-                self._agents = True
-            case SignalingJoined():
-                self._expect(_T.SIGNALING_JOINED, self._signaling_asked and not self._signaling)
-                self._signaling = True
-            case OfferCreated(_, sdp):
-                self._expect(_T.OFFER_CREATED, self._peer and self._offer is None)
-                self._offer = sdp
+        if isinstance(event, AgentsJoined):
+            self._expect(_T.AGENTS_JOINED, not self._agents)
+            self._agents = True
+        elif isinstance(event, SignalingJoined):
+            self._expect(_T.SIGNALING_JOINED, self._signaling_asked and not self._signaling)
+            self._signaling = True
+        else:
+            self._expect(_T.OFFER_CREATED, self._peer and self._offer is None)
+            self._offer = event.sdp
         if self._state is _S.REQUESTING:
             self._send_request()
-        elif self._state is _S.CREATING_OFFER:
+        else:
             self._send_offer()
 
     def _expect(self, trigger: AttemptTrigger, expected: bool) -> None:
@@ -525,7 +524,9 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         if self._state is not _S.CONNECTED:  # a wire that is up is lost by WireLost only
             self._fail(ConnectFailed(reason), self._timing.retry_pause, now)
 
-    def _wait_over(self, wait: Wait, now: float) -> None:
+    def _wait_over(self, now: float) -> None:
+        wait = self._wait
+        assert wait is not None  # it was the deadline
         within = f"within {wait.limit:g} s"
         pause = self._timing.retry_pause
         match self._state:

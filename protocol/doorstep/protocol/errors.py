@@ -27,6 +27,8 @@ Every error carries ``code`` (its name on the wire), ``exit_code`` (for the comm
 says what to do.
 """
 
+# ruff: noqa: N818 (the names are the words of the specification; what they derive from says "error")
+
 from __future__ import annotations
 
 __all__ = [

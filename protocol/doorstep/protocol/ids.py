@@ -40,12 +40,12 @@ def agent_id(text: str) -> AgentId:
 
 
 def session_id(text: str) -> SessionId:
-    """Check a session id (8–64 of ``A-Z a-z 0-9 _ -``); raise :class:`InvalidInput` otherwise."""
+    """Check a session id (8 to 64 of ``A-Z a-z 0-9 _ -``); raise :class:`InvalidInput` otherwise."""
     return SessionId(_checked("sessionId", text, _TOKEN, "must be 8 to 64 of A-Z a-z 0-9 _ -"))
 
 
 def client_id(text: str) -> ClientId:
-    """Check a client id (8–64 of ``A-Z a-z 0-9 _ -``); raise :class:`InvalidInput` otherwise."""
+    """Check a client id (8 to 64 of ``A-Z a-z 0-9 _ -``); raise :class:`InvalidInput` otherwise."""
     return ClientId(_checked("clientId", text, _TOKEN, "must be 8 to 64 of A-Z a-z 0-9 _ -"))
 
 

@@ -60,8 +60,8 @@ class Machine(Generic[S, T, X]):
         self._timing = timing
         self._wait: Wait | None = None
         self._effects: list[X | Report[S]] = []
-        self._serial = 0
-        self._attempt = 0
+        self._serial: int = 0
+        self._attempt: int = 0
 
     @property
     def state(self) -> S:

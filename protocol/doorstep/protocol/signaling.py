@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import msgspec
 
@@ -221,7 +221,11 @@ def parse(event: str, payload: object) -> Message:
     for field in _REQUIRED[kind]:
         if field not in payload:
             raise MalformedMessage(event, field, "is required")
-    given = {name: value for name, value in payload.items() if value is not None or name in _REQUIRED[kind]}
+    given = {
+        name: value
+        for name, value in cast("Mapping[str, Any]", payload).items()
+        if value is not None or name in _REQUIRED[kind]
+    }
     try:
         return msgspec.convert(given, kind)
     except InvalidInput as error:
