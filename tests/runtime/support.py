@@ -118,7 +118,7 @@ async def ended(session: Session) -> str:
 async def until(check: Callable[[], bool]) -> None:
     """Let the event loop turn until ``check`` is true: over a ``LocalWire`` nothing else has to happen."""
     async with asyncio.timeout(DEADLINE):
-        while not check():  # noqa: ASYNC110 - what it looks at sends no events
+        while not check():
             await asyncio.sleep(0)
 
 

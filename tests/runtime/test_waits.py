@@ -37,7 +37,7 @@ def on_virtual_time(play: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[
 async def until(check: Callable[[], bool]) -> None:
     """Let time pass until ``check`` is true."""
     async with asyncio.timeout(3600):
-        while not check():  # noqa: ASYNC110 - virtual time, nothing sends an event
+        while not check():
             await asyncio.sleep(A_LITTLE)
 
 
