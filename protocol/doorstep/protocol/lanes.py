@@ -1,4 +1,4 @@
-"""Protocol: the lanes of a wire, which are the labels of its DataChannels (W3C WebRTC, RTCDataChannel.label)."""
+"""Protocol: the lanes of a wire, which are the labels of its DataChannels (W3C RTCDataChannel.label)."""
 
 from __future__ import annotations
 
