@@ -147,7 +147,7 @@ async def test_a_silent_link_loses_nothing(rate: float | None) -> None:
     one.release()
     one.release()
     async with asyncio.timeout(5):
-        while len(found) < 3:  # noqa: ASYNC110 - a list sends no events
+        while len(found) < 3:
             await asyncio.sleep(0)
     await one.close()
 
