@@ -16,6 +16,7 @@ from doorstep.hub.bus import Bus
 from doorstep.hub.config import HubConfig
 from doorstep.hub.connection import websocket_class
 from doorstep.hub.events import HubEvent, OnEvent
+from doorstep.hub.housekeeping import keep_house
 from doorstep.hub.keys import Keys, load_keys, private_directory
 from doorstep.hub.lockout import Lockout
 from doorstep.hub.passwords import Passwords
@@ -47,6 +48,7 @@ class HubServer:
         self._services: Services | None = None
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._house: asyncio.Task[None]
         self._listener: socket.socket
 
     @property
@@ -88,11 +90,14 @@ class HubServer:
         self._server = await _serve(services, listener)
         # uvicorn's own serve() would take the process's signals, which belong to the command line.
         self._serving = asyncio.create_task(self._server.main_loop(), name="hub")
+        self._house = asyncio.create_task(keep_house(services), name="hub-housekeeping")
 
     async def stop(self) -> None:
         """Close every connection (1012), finish what is written, close the files. Idempotent."""
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
+            self._house.cancel()
+            await asyncio.wait([self._house])
             await self._serving
             await self._server.shutdown([self._listener])
             self._server = self._serving = None
@@ -165,7 +170,11 @@ async def _serve(services: Services, listener: socket.socket) -> uvicorn.Server:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=512)
+    listener = socket.create_server((host, port), family=family, backlog=512)
+    # Inherited by what it accepts. asyncio sets it only on sockets that name their protocol; without it each
+    # first small frame after another waits 40 ms for the reader's delayed acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _local_url(host: str, port: int) -> str:
