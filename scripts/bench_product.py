@@ -1,4 +1,4 @@
-"""Bench: what a user feels, in one run: knock to usable terminal, echo beside ssh, files beside scp, idle cost.
+"""Bench: what a user feels, in one run: knock to usable terminal, echo beside ssh, files beside scp, idle.
 
 On loopback, with real processes: a hub, an agent, this client; sshd from Debian's openssh-server.
 """
@@ -32,7 +32,10 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         async with stack(Path(directory)) as running:
             user = await running.user()
-            agent = await running.agent(user, "bench")
+            # A new user's home: what the shell's own start-up files cost is not ours to measure.
+            home = Path(directory) / "home"
+            home.mkdir()
+            agent = await running.agent(user, "bench", environment={"HOME": str(home)})
             await _idle(agent, options.idle)
             await _connect_time(user, options.runs)
             async with (
@@ -40,7 +43,7 @@ async def main() -> None:
                 _sshd(Path(directory)) as ssh,
             ):
                 await _echo(session, ssh, options.keys)
-                await _bulk(session, ssh, Path(directory), options.megabytes)
+                await _bulk(session, ssh, Path(directory), home, options.megabytes)
             _report_hub(running)
 
 
@@ -70,7 +73,7 @@ async def _connect_time(user: StackUser, runs: int) -> None:
             opened = time.perf_counter()
             async with session.terminal(80, 24) as terminal:
                 await terminal.write(b"printf '%s%s' rea dy\n")
-                await terminal.expect(rb"ready")
+                await terminal.expect("ready")
                 usable = time.perf_counter()
         knocked = dict(reached)["waiting-ready"]
         marks = [*reached, ("connected", opened)]
@@ -135,11 +138,11 @@ async def _time_keys(press: Callable[[bytes], Awaitable[None]], keys: int) -> tu
 # --- bulk ---
 
 
-async def _bulk(session: Agent, ssh: Sequence[str], directory: Path, megabytes: int) -> None:
+async def _bulk(session: Agent, ssh: Sequence[str], directory: Path, home: Path, megabytes: int) -> None:
     content = os.urandom(megabytes * MB)
     source = directory / "bulk"
     source.write_bytes(content)
-    remote = Path.home() / f".doorstep-bench-{os.getpid()}"
+    remote = home / "copied"
     host, options = ssh[-1], list(ssh[1:-1])
     port = options.index("-p")
     scp = ["scp", "-q", *options[:port], "-P", options[port + 1], *options[port + 2 :]]

@@ -1,4 +1,4 @@
-"""System: the signaling channel comes and goes, the session stays; a client that sends only required fields."""
+"""System: the signaling channel comes and goes, the session stays; a client of the required fields only."""
 
 from __future__ import annotations
 
