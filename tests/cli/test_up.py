@@ -194,3 +194,18 @@ def test_a_lost_login_is_made_anew(doorstep: Doorstep) -> None:
         assert doorstep.run("status").returncode == 0
     finally:
         up.end(within=10 * SCALE)
+
+
+def test_hub_and_agent_alone(doorstep: Doorstep) -> None:
+    hub = doorstep.start("hub", "--port", "0")
+    try:
+        hub.line("the hub listens at http://127.0.0.1:", within=30 * SCALE)
+        agent = doorstep.start("agent", "--name", "alone")
+        try:
+            agent.line("agent alone is online", within=30 * SCALE)
+            assert doorstep.run("exec", "alone", "--", "echo", "hi").stdout == b"hi\n"
+            agent.line("connected by webrtc", within=10 * SCALE)
+        finally:
+            assert agent.end(within=10 * SCALE) == 0
+    finally:
+        assert hub.end(within=10 * SCALE) == 0

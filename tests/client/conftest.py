@@ -37,7 +37,7 @@ def eventually() -> Eventually:
 
     async def wait(check: Check) -> None:
         async with asyncio.timeout(10 * SCALE):
-            while not check():  # noqa: ASYNC110 - nothing tells
+            while not check():
                 await asyncio.sleep(0.01)
 
     return wait

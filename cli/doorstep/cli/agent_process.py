@@ -7,12 +7,13 @@ standard output. Secrets reach it by files in the state directory, never by its 
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
+
+import msgspec
 
 from doorstep.protocol.timing import Timing
 
@@ -88,11 +89,9 @@ class AgentProcess:
     async def _follow(self, lines: asyncio.StreamReader) -> None:
         while line := await _line(lines):
             try:
-                event = json.loads(line)
-            except ValueError:
+                self._on_event(msgspec.json.decode(line, type=dict[str, Any]))
+            except msgspec.MsgspecError:
                 continue  # a stray print of some library
-            if isinstance(event, dict):
-                self._on_event(event)
 
 
 async def _line(lines: asyncio.StreamReader) -> bytes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from doorstep.protocol.timing import Timing
     from doorstep.transport.credentials import Credentials
 
-__all__ = ["connected", "credentials", "run", "set_up_logging", "state_dir_option", "timing"]
+__all__ = ["connected", "credentials", "run", "state_dir_option", "timing"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,23 +43,26 @@ def state_dir_option(function: F) -> F:
     return option(function)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run the command's coroutine; logging goes to stderr, warnings and worse."""
-    set_up_logging()
+def run(work: Coroutine[Any, Any, T], *, log_level: int = logging.ERROR) -> T:
+    """Run the command's coroutine; what is logged at ``log_level`` and above goes to stderr."""
+    _set_up_logging(log_level)
     try:
         return asyncio.run(work)
-    except BaseExceptionGroup as group:  # of a task group: the first error is the cause
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
 
 
-def set_up_logging() -> None:
-    """``DOORSTEP_DEBUG=1`` shows everything of ours; otherwise only what a user must know."""
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of a task group's errors the first is the cause."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _set_up_logging(level: int) -> None:
+    """``DOORSTEP_DEBUG=1`` shows everything of ours."""
     debug = os.environ.get("DOORSTEP_DEBUG") == "1"
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(name)s: %(message)s")
-    logging.getLogger("doorstep").setLevel(logging.DEBUG if debug else logging.ERROR)
+    logging.getLogger("doorstep").setLevel(logging.DEBUG if debug else level)
 
 
 def timing() -> Timing:

@@ -89,7 +89,7 @@ async def sign_in_owner(hub: HubServer, owner: Owner, state_dir: Path) -> None:
         before = load(state_dir, environment={})
     except NotSignedIn:
         before = None
-    if before is not None and not _is_loopback(before.url):
+    if before is not None and before.url != hub.url and not _is_loopback(before.url):
         raise click.ClickException(
             f'{state_dir} is signed in to {before.url}; use another --state-dir, or "doorstep logout" first'
         )

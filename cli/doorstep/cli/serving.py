@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 from pathlib import Path
@@ -47,7 +48,10 @@ def hub(
     allow_signup: bool,
     state_dir: Path,
 ) -> None:
-    """Run the hub alone. Its first start makes the owner's account; "doorstep link" prints a sign-in link."""
+    """Run the hub alone. Its first start makes the owner's account.
+
+    "doorstep link" prints a sign-in link; the owner's login for other machines is in credentials.json.
+    """
     from doorstep.cli.local_hub import only_one
     from doorstep.hub import HubConfig
 
@@ -61,12 +65,12 @@ def hub(
         signup=allow_signup,
     )
     with only_one(state_dir):
-        run(_hub(config))
+        run(_hub(config), log_level=logging.WARNING)
 
 
 async def _hub(config: HubConfig) -> None:
     from doorstep.cli.live_lines import LiveLines
-    from doorstep.cli.local_hub import forget, note
+    from doorstep.cli.local_hub import forget, note, sign_in_owner
     from doorstep.hub import HubServer
 
     stop = stop_event()
@@ -74,6 +78,7 @@ async def _hub(config: HubConfig) -> None:
     await start_hub(server)
     try:
         owner = await server.ensure_owner()
+        await sign_in_owner(server, owner, config.state_dir)
         note(config.state_dir, server.url, owner.email)
         click.echo(f"the hub listens at {server.url}")
         await stop.wait()
@@ -147,7 +152,8 @@ def agent(
         exit_with_parent=exit_with_parent or None,
         json_events=events or None,
     )
-    run(run_agent(settings, lambda event: lines.agent(msgspec.to_builtins(event))))
+    serving = run_agent(settings, lambda event: lines.agent(msgspec.to_builtins(event)))
+    run(serving, log_level=logging.WARNING)
 
 
 def _ice_servers(urls: tuple[str, ...]) -> tuple[IceServer, ...]:

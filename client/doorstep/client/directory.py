@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from doorstep.client._waiting import limit
 from doorstep.client.login import signed_in
 from doorstep.protocol.errors import DeadlineExceeded
 from doorstep.protocol.ids import agents_topic
-from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.protocol.timing import Timing
 from doorstep.transport.signaling import ChannelSpec, Presence
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def agents(*, credentials: Credentials | None = None, timing: Timing | Non
 
     Raises :class:`NotSignedIn`, :class:`Unauthorized`, :class:`SignalingLost`.
     """
-    waits = timing or DEFAULT_TIMING
+    waits = timing or Timing.from_environment(os.environ)
     async with signed_in(credentials, waits) as backend, _Members(backend, waits).joined() as members:
         rows = await backend.list_agents()
         await members.settled({row.id for row in rows if row.status == "online"})
@@ -64,7 +65,7 @@ async def watch_agents(
     *, credentials: Credentials | None = None, timing: Timing | None = None
 ) -> AsyncGenerator[list[AgentInfo], None]:
     """Yield the same list now and after every change of presence, until the caller stops."""
-    waits = timing or DEFAULT_TIMING
+    waits = timing or Timing.from_environment(os.environ)
     async with signed_in(credentials, waits) as backend, _Members(backend, waits).joined() as members:
         while True:
             members.changed.clear()
