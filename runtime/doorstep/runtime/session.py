@@ -196,8 +196,8 @@ class Session:
         try:
             if started:
                 await self._close_wire()
-            await self._tasks.ended(self._timing.shutdown)
         finally:
+            await self._tasks.ended(self._timing.shutdown)
             self._gone.set()
 
     async def _close_wire(self) -> None:
