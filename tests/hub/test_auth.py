@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,18 @@ async def test_repeated_failures_lock_the_account_for_a_growing_time(
     assert locked.status_code == 429
     assert locked.json()["error_code"] == "over_request_rate_limit"
     assert int(locked.headers["retry-after"]) >= 1
+
+
+async def test_guesses_sent_at_once_are_no_more_than_one_after_the_other(
+    hub: ThrowAwayHub, http: httpx.AsyncClient
+) -> None:
+    user = await hub.user()
+    body = {"email": user.email, "password": "wrong"}
+    answers = await asyncio.gather(
+        *(http.post("/auth/v1/token?grant_type=password", json=body) for _ in range(30))
+    )
+    looked_at = [answer for answer in answers if answer.status_code == 400]
+    assert 1 <= len(looked_at) <= CHEAP.account_attempts
 
 
 async def test_refresh_rotates_and_the_parent_of_the_active_token_is_forgiven(

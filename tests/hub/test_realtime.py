@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -236,7 +237,7 @@ async def test_a_lost_right_closes_the_channel(hub: ThrowAwayHub, agents_of: Any
             (two.access_token, f"You do not have permissions to read from this Channel topic: {topic[9:]}"),
             ("not-a-jwt", "The token provided is not a valid JWT"),
             (one.access_token[:-4] + "AAAA", ":signature_error"),
-            (await hub.token(one, seconds=-7), "Token has expired 7 seconds ago"),
+            (await hub.token(one, seconds=-7), "Token has expired N seconds ago"),
         ):
             await socket.join(agents_of(one), private=True, token=one.access_token)
             await socket.send("1", "2", topic, "access_token", {"access_token": token})
@@ -244,7 +245,7 @@ async def test_a_lost_right_closes_the_channel(hub: ThrowAwayHub, agents_of: Any
             assert (system.event, system.payload["status"]) == ("system", "error")
             assert system.payload["extension"] == "system"
             assert system.payload["channel"] == topic[9:]
-            assert system.payload["message"] == message
+            assert re.sub(r"\d+ seconds", "N seconds", system.payload["message"]) == message
             assert (close.event, close.ref, close.payload) == ("phx_close", "1", {})
         await socket.join(agents_of(one), private=True, token=one.access_token)
         for ignored in (None, one.access_token, "sb_publishable_x", 5):

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from doorstep.hub.changes import Change
 from doorstep.hub.rest_query import Query, Where, column
-from doorstep.hub.rest_values import RestError, to_sql
+from doorstep.hub.rest_values import RestError, from_sql, to_sql
 from doorstep.hub.schema import AGENT_COLUMNS
 from doorstep.protocol.access import RowAction, Subject, may_rows
 
-__all__ = ["TABLE", "Access", "Conflict", "count", "delete", "insert", "select", "update"]
+__all__ = ["TABLE", "Access", "Conflict", "count", "delete", "insert", "mark_stale", "select", "update"]
 
 TABLE = "agents"
 _KEYS: dict[tuple[str, ...], str] = {("id",): "agents_pkey", ("owner_id", "name"): "agents_owner_id_name_key"}
@@ -32,9 +33,11 @@ class Conflict:
 
 
 class Access:
-    """What one request may do with the table: nothing, its own rows, or (service role) everything."""
+    """What one request may do with the table (nothing, its own rows, or everything), and what it did."""
 
     def __init__(self, subject: Subject) -> None:
+        self.changes: list[Change] = []
+        """What was changed, for those who listen; to be told after the commit."""
         self._subject = subject
         self._actions, self._owner = may_rows(subject, TABLE)
 
@@ -52,6 +55,10 @@ class Access:
         """The ``WITH CHECK`` of the policies, for a row as it would be stored."""
         if self._owner is not None and row[self._owner] != self._subject.sub:
             raise RestError(403, "42501", _POLICY)
+
+    def note(self, old: Row | None, new: Row | None) -> None:
+        """Keep one change."""
+        self.changes.append(Change(_shown(old), _shown(new)))
 
     def defaults(self) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat()
@@ -91,13 +98,23 @@ def update(db: sqlite3.Connection, access: Access, query: Query, changes: Mappin
     rows = db.execute(f"SELECT id, owner_id FROM agents WHERE {where.sql}", where.values).fetchall()  # noqa: S608
     for row in rows:
         access.check({"owner_id": row["owner_id"]} | stored)
-        _update(db, row["id"], stored)
+        _update(db, access, row["id"], stored)
     return _by_id(db, [stored.get("id", row["id"]) for row in rows])
 
 
 def delete(db: sqlite3.Connection, access: Access, query: Query) -> list[Row]:
     where = Where.all_of((access.where, query.where))
-    return db.execute(f"DELETE FROM agents WHERE {where.sql} RETURNING *", where.values).fetchall()  # noqa: S608
+    rows = db.execute(f"DELETE FROM agents WHERE {where.sql} RETURNING *", where.values).fetchall()  # noqa: S608
+    for row in rows:
+        access.note(row, None)
+    return rows
+
+
+def mark_stale(db: sqlite3.Connection, access: Access, before: str) -> None:
+    """Mark the agents offline that were last seen before that time."""
+    sql = "SELECT id FROM agents WHERE status = 'online' AND last_seen < ?"
+    for row in db.execute(sql, (before,)).fetchall():
+        _update(db, access, row["id"], {"status": "offline"})
 
 
 def _insert(
@@ -111,13 +128,14 @@ def _insert(
         marks = ", ".join("?" * len(row))
         _execute(db, f"INSERT INTO agents ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
         identity: str = row["id"]
+        access.note(None, _one(db, identity))
         return identity
     if not conflict.merge:
         return None
     if dict(present)["owner_id"] != row["owner_id"]:
         # The row there is somebody else's: PostgreSQL's USING clause refuses to update it.
         access.check({"owner_id": present["owner_id"]})
-    _update(db, present["id"], given)
+    _update(db, access, present["id"], given)
     changed: str = given.get("id", present["id"])
     return changed
 
@@ -134,15 +152,26 @@ def _present(db: sqlite3.Connection, row: Mapping[str, Any], keys: Sequence[str]
     return found
 
 
-def _update(db: sqlite3.Connection, identity: str, stored: Mapping[str, Any]) -> None:
+def _update(db: sqlite3.Connection, access: Access, identity: str, stored: Mapping[str, Any]) -> None:
     if stored:
+        before = _one(db, identity)
         changes = ", ".join(f"{name} = ?" for name in stored)
         _execute(db, f"UPDATE agents SET {changes} WHERE id = ?", (*stored.values(), identity))  # noqa: S608
+        access.note(before, _one(db, stored.get("id", identity)))
 
 
 def _by_id(db: sqlite3.Connection, ids: Sequence[str]) -> list[Row]:
-    rows = (db.execute("SELECT * FROM agents WHERE id = ?", (each,)).fetchone() for each in ids)
+    rows = (_one(db, each) for each in ids)
     return [row for row in rows if row is not None]
+
+
+def _one(db: sqlite3.Connection, identity: str) -> Row | None:
+    row: Row | None = db.execute("SELECT * FROM agents WHERE id = ?", (identity,)).fetchone()
+    return row
+
+
+def _shown(row: Row | None) -> dict[str, Any] | None:
+    return None if row is None else from_sql(row, {name: name for name in AGENT_COLUMNS}, AGENT_COLUMNS)
 
 
 def _stored(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from doorstep.hub import auth, realtime, realtime_rest, rest, static
+from doorstep.hub import auth, auth_admin, auth_parts, realtime, realtime_rest, rest, static
 from doorstep.hub.security import Guard, allowed_hosts
 from doorstep.hub.services import Services
 
@@ -18,9 +18,16 @@ __all__ = ["build_app"]
 def build_app(services: Services) -> ASGIApp:
     """The application that serves ``services``."""
     app = Starlette(
-        routes=[*auth.ROUTES, *rest.ROUTES, *realtime.ROUTES, *realtime_rest.ROUTES, *static.ROUTES],
+        routes=[
+            *auth.ROUTES,
+            *auth_admin.ROUTES,
+            *rest.ROUTES,
+            *realtime.ROUTES,
+            *realtime_rest.ROUTES,
+            *static.ROUTES,
+        ],
         exception_handlers={
-            auth.AuthError: auth.auth_error,
+            auth_parts.AuthError: auth_parts.auth_error,
             rest.RestError: rest.rest_error,
             HTTPException: _http_error,
         },

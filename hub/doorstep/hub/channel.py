@@ -7,15 +7,16 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from doorstep.hub.bus import Bus, Topic
+from doorstep.hub.changes import Changes, is_valid, wanted_text
 from doorstep.hub.config import RealtimeLimits
 from doorstep.hub.join import JoinConfig
 from doorstep.hub.tokens import Claims, TokenError, TokenFault
-from doorstep.protocol.access import Grant
+from doorstep.protocol.access import Grant, Subject
 from doorstep.protocol.phoenix import EMPTY, Outgoing, Push, Ref, UserBroadcast
 
 __all__ = ["Channel", "Socket"]
@@ -53,6 +54,7 @@ class Channel:
         grant: Grant,
         socket: Socket,
         bus: Bus,
+        changes: Changes,
         limits: RealtimeLimits,
         closed: Callable[[Channel], None],
     ) -> None:
@@ -63,6 +65,7 @@ class Channel:
         self.grant = grant
         self._socket = socket
         self._bus = bus
+        self._changes = changes
         self._limits = limits
         self._closed = closed
         self._calls: deque[float] = deque(maxlen=limits.presence_calls)
@@ -73,6 +76,8 @@ class Channel:
     def open(self) -> None:
         """Become a member and watch the token's expiry."""
         self._bus.join(self.topic, self)
+        if self.config.bindings:
+            self._changes.add(self)
         self._watch_token()
 
     def detach(self) -> None:
@@ -80,6 +85,7 @@ class Channel:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._changes.remove(self)
         self._bus.leave(self.topic, self)
 
     def close(self) -> None:
@@ -103,6 +109,32 @@ class Channel:
         """The members present, once after the join, to those who asked and may see them."""
         if self.config.presence_enabled and Grant.PRESENCE_READ in self.grant:
             self._push("presence_state", self._bus.presence(self.topic).state())
+
+    # Changed rows
+
+    @property
+    def bindings(self) -> tuple[dict[str, Any], ...]:
+        return self.config.bindings
+
+    @property
+    def subject(self) -> Subject:
+        return self.claims.subject
+
+    def tell_change(self, payload: msgspec.Raw) -> None:
+        """Take a changed row this channel listens for."""
+        self.deliver(Outgoing.push(self.topic.wire, "postgres_changes", payload))
+
+    def answer_bindings(self) -> None:
+        """Say whether the changes asked for will come."""
+        wrong = [binding for binding in self.bindings if not is_valid(binding)]
+        if wrong:
+            message = (
+                "Unable to subscribe to changes with given parameters. Please check Realtime is enabled"
+                f" for the given connect parameters: {wanted_text(wrong[0])}"
+            )
+            self.system("error", message, extension="postgres_changes")
+        elif self.bindings:
+            self.system("ok", "Subscribed to PostgreSQL", extension="postgres_changes")
 
     # Token
 

@@ -26,8 +26,6 @@ class JoinConfig:
     presence_enabled: bool
     bindings: tuple[dict[str, Any], ...]
     """Its ``postgres_changes``, each with the ``id`` the server gives it."""
-    legacy: bool
-    """No ``config`` at all: the topic's name is taken as a schema to listen to."""
     token: str | None
 
 
@@ -37,6 +35,7 @@ def read_join(sub_topic: str, payload: msgspec.Raw) -> JoinConfig | None:
         given = _decode(payload)
     except msgspec.ValidationError:
         return None
+    # Without a config the topic's name is taken as a schema to listen to, as the real server does.
     legacy = not isinstance(given.get("config"), dict)
     config = _map(given.get("config"))
     broadcast, presence = _map(config.get("broadcast")), _map(config.get("presence"))
@@ -49,7 +48,6 @@ def read_join(sub_topic: str, payload: msgspec.Raw) -> JoinConfig | None:
         presence_key=key if isinstance(key, str) and key else str(uuid.uuid4()),
         presence_enabled=_bool(presence.get("enabled")),
         bindings=tuple(_binding(change) for change in _maps(changes)),
-        legacy=legacy,
         token=_token(given),
     )
 

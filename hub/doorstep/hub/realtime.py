@@ -235,7 +235,7 @@ class RealtimeSocket:
             channel.open()
             self.reply(push, "ok", {"postgres_changes": config.bindings}, join_ref=push.join_ref)
             channel.send_presence_state()
-            self._answer_bindings(channel, config)
+            channel.answer_bindings()
         if replaced is not None:
             self.push(push.topic, "phx_close", EMPTY, ref=replaced.join_ref, join_ref=replaced.join_ref)
 
@@ -263,6 +263,7 @@ class RealtimeSocket:
             grant=grant,
             socket=self,
             bus=self._hub.bus,
+            changes=self._hub.changes,
             limits=self._limits,
             closed=self._forget,
         )
@@ -281,19 +282,6 @@ class RealtimeSocket:
         if not token or token.startswith("sb_"):
             return None
         return self._hub.tokens.verify(token)
-
-    def _answer_bindings(self, channel: Channel, config: JoinConfig) -> None:
-        if not config.bindings:
-            return
-        if config.legacy:
-            wanted = f"[event: *, schema: {channel.topic.name}, table: *, filters: [], select: nil]"
-            message = (
-                "Unable to subscribe to changes with given parameters. Please check Realtime is enabled"
-                f" for the given connect parameters: {wanted}"
-            )
-            channel.system("error", message, extension="postgres_changes")
-        else:
-            channel.system("ok", "Subscribed to PostgreSQL", extension="postgres_changes")
 
     async def _access_token(self, channel: Channel, push: Push) -> None:
         try:

@@ -91,7 +91,7 @@ async def create(request: Request) -> Response:
     conflict = None
     if resolution is not None:
         conflict = Conflict(call.query.on_conflict, merge=resolution == "merge-duplicates")
-    rows = await _change(request, lambda db: agents.insert(db, call.access, objects, conflict))
+    rows = await _change(call, lambda db: agents.insert(db, call.access, objects, conflict))
     return call.changed(rows, minimal=201, full=201)
 
 
@@ -103,7 +103,7 @@ async def change(request: Request) -> Response:
     changes = _objects(body)
     if isinstance(body, list):
         raise RestError(400, "PGRST102", "Empty or invalid json")
-    rows = await _change(request, lambda db: agents.update(db, call.access, call.query, changes[0]))
+    rows = await _change(call, lambda db: agents.update(db, call.access, call.query, changes[0]))
     return call.changed(rows, minimal=204, full=200)
 
 
@@ -111,7 +111,7 @@ async def remove(request: Request) -> Response:
     """``DELETE``."""
     call = _Call(request)
     call.access.require(RowAction.DELETE)
-    rows = await _change(request, lambda db: agents.delete(db, call.access, call.query))
+    rows = await _change(call, lambda db: agents.delete(db, call.access, call.query))
     return call.changed(rows, minimal=204, full=200)
 
 
@@ -131,10 +131,12 @@ ROUTES = [
 ]
 
 
-async def _change(
-    request: Request, work: Callable[[sqlite3.Connection], list[sqlite3.Row]]
-) -> list[sqlite3.Row]:
-    return await services(request).store.run(work)
+async def _change(call: _Call, work: Callable[[sqlite3.Connection], list[sqlite3.Row]]) -> list[sqlite3.Row]:
+    """Commit a change, then tell those who listen for it."""
+    hub = services(call.request)
+    rows = await hub.store.run(work)
+    hub.changes.tell(call.access.changes)
+    return rows
 
 
 def _subject(request: Request) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from doorstep.hub.bus import Bus
+from doorstep.hub.changes import Changes
 from doorstep.hub.config import HubConfig
 from doorstep.hub.events import OnEvent
 from doorstep.hub.keys import Keys
@@ -31,6 +32,7 @@ class Services:
     lockout: Lockout
     bus: Bus
     on_event: OnEvent
+    changes: Changes = field(default_factory=Changes)
     sockets: set[object] = field(default_factory=set[object])
     """The connected realtime sockets."""
 
