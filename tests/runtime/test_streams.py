@@ -373,6 +373,20 @@ async def test_what_ended_whole_stays_whole_when_the_rest_is_reset() -> None:
             await stream.write(b"x")
 
 
+async def test_a_reset_of_what_is_finished_drops_what_was_not_read() -> None:
+    async with session_pair(EchoService()) as pair:
+        stream = await pair.client.open("echo", "back", lane=IO)
+        await stream.write(b"hello")
+        await stream.finish()
+        await until(lambda: stream.state is StreamState.FINISHED)
+        assert await stream.read(2) == b"he"
+        await stream.reset("cancelled", "no interest")
+        assert pair.client._streams._windows == 0
+        assert stream.trailer is None
+        with pytest.raises(StreamClosed, match="dropped"):
+            await stream.read()
+
+
 async def test_our_own_reset_wakes_our_own_waits() -> None:
     holder = Holder(window=10)
     async with session_pair(holder.service) as pair:

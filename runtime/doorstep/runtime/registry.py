@@ -220,7 +220,6 @@ class StreamRegistry:
         def done(_: asyncio.Task[None]) -> None:
             self._served -= 1
             stream.abort("cancelled", "the service has ended")
-            stream.discard()
 
         task.add_done_callback(done)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from doorstep.protocol.errors import SessionClosed, WireClosed
+from doorstep.protocol.errors import SessionClosed, StreamClosed, WireClosed
 from doorstep.protocol.frames import Accept, Data, Fin, Reset, Window
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import DATA_CHUNK
@@ -56,6 +56,7 @@ class Stream:
         self._ended: str | None = None
         self._chunks: deque[bytes | bytearray] = deque()
         self._head = 0  # bytes of the first chunk that were read already
+        self._dropped = False  # unread bytes were dropped: what is left is not whole
         self._writing = asyncio.Lock()
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
@@ -70,7 +71,7 @@ class Stream:
     @property
     def trailer(self) -> dict[str, Any] | None:
         """What the peer's FIN carried, once everything before it was read."""
-        return None if self._chunks else self._machine.trailer
+        return None if self._chunks or self._dropped else self._machine.trailer
 
     @property
     def sent(self) -> int:
@@ -141,20 +142,18 @@ class Stream:
             self._settle()
 
     async def reset(self, code: str, message: str) -> None:
-        """End the stream in error, at once. Does nothing when it has ended already."""
+        """End in error what has not ended yet, at once, and drop what is unread. Idempotent."""
         self.abort(code, message)
 
     def abort(self, code: str, message: str) -> None:
         """:meth:`reset` for where nothing can be awaited."""
+        self._drop_unread()
         frame = self._machine.reset(error_code(code), error_message(message))
-        if frame is None or self._ended is not None:
-            return
-        try:
-            self._outbound.send(self.lane, frame)
-        except SessionClosed:
-            return  # it has ended everything already
-        self.discard()
+        if frame is not None and self._ended is None:
+            with suppress(SessionClosed):  # it has ended everything already
+                self._outbound.send(self.lane, frame)
         self._settle()
+        self._release()
 
     # --- reading ---
 
@@ -165,9 +164,11 @@ class Stream:
         :class:`StreamClosed` after :meth:`reset`, :class:`SessionClosed` (after the bytes that had arrived).
         """
         while not self._chunks:
-            if self._machine.whole:
+            if self._machine.whole and not self._dropped:
                 return b""
             self._machine.check_readable()
+            if self._dropped:
+                raise StreamClosed("this side has dropped what was unread")
             if self._ended is not None:
                 raise SessionClosed(self._ended)
             await self._arrival()
@@ -271,7 +272,7 @@ class Stream:
     def receive_reset(self, frame: Reset) -> None:
         self._machine.receive_reset(frame)
         if not self._machine.whole:
-            self.discard()
+            self._drop_unread()
         self._wake_all()
         self._settle()
         if self.on_reset is not None:
@@ -288,11 +289,10 @@ class Stream:
         _wake(self._reader)
         _wake(self._writer)
 
-    def discard(self) -> None:
-        """Drop what is unread: nobody will read it."""
+    def _drop_unread(self) -> None:
+        self._dropped = self._dropped or bool(self._chunks)
         self._chunks.clear()
         self._head = 0
-        self._release()
 
     def _settle(self) -> None:
         if self._machine.ended and self._settled is not None:
