@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from doorstep.cli.local_hub import forget, write_redirect
 
 from .conftest import SCALE, Doorstep
 from .program import Program
@@ -209,3 +212,12 @@ def test_hub_and_agent_alone(doorstep: Doorstep) -> None:
             assert agent.end(within=10 * SCALE) == 0
     finally:
         assert hub.end(within=10 * SCALE) == 0
+
+
+def test_the_browser_is_led_by_a_private_file_not_by_its_command_line(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:1/#token_hash=abc&type=magiclink"
+    page = write_redirect(tmp_path, address)
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    assert html.escape(address) in page.read_text()
+    forget(tmp_path)
+    assert not page.exists()
