@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("DOORSTEP_CHROMIUM", "/usr/bin/chromium")
@@ -101,7 +101,9 @@ class House:
     def link(self) -> str:
         """A fresh one-time sign-in link."""
         command = doorstep("link", "--state-dir", str(self.state_dir))
-        made = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+        made = subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=60, check=True
+        )
         return made.stdout.strip()
 
 
@@ -135,15 +137,17 @@ class AgentProcess:
 
 @pytest.fixture
 def start_agent(house: House, tmp_path: Path) -> Iterator[Callable[[str], AgentProcess]]:
-    """Start another agent of the same owner: ``start_agent(name)``; again after its end, it is the same machine."""
+    """Start another agent of the same owner; the same name again, after its end, is the same machine."""
     with ExitStack() as stack:
 
         def start(name: str) -> AgentProcess:
             state_dir = tmp_path / name
-            state_dir.mkdir(mode=0o700, exist_ok=True)
-            copied: IO[str]
-            with open(os.open(state_dir / "credentials.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as copied:
-                json.dump(house.credentials, copied)
+            if not state_dir.exists():
+                state_dir.mkdir(mode=0o700)
+                with open(
+                    os.open(state_dir / "credentials.json", os.O_WRONLY | os.O_CREAT, 0o600), "w"
+                ) as copied:
+                    json.dump(house.credentials, copied)
             command = doorstep("agent", "--name", name, "--state-dir", str(state_dir))
             return AgentProcess(name, stack.enter_context(running(command, tmp_path / f"{name}.log")))
 
@@ -164,8 +168,19 @@ def new_context(browser: Browser, scale: float) -> Iterator[Callable[..., Browse
     complaints: list[str] = []
     with ExitStack() as stack:
 
-        def make(**options: object) -> BrowserContext:
-            context = browser.new_context(**({"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}} | options))  # type: ignore[arg-type]
+        def make(
+            shade: Literal["dark", "light"] = "dark",
+            width: int = 1280,
+            height: int = 800,
+            *,
+            phone: bool = False,
+        ) -> BrowserContext:
+            context = browser.new_context(
+                color_scheme=shade,
+                viewport={"width": width, "height": height},
+                has_touch=phone,
+                device_scale_factor=2 if phone else 1,
+            )
             stack.callback(context.close)
             context.set_default_timeout(15_000 * scale)
             context.on("weberror", lambda error: complaints.append(str(error.error)))
@@ -179,16 +194,16 @@ def new_context(browser: Browser, scale: float) -> Iterator[Callable[..., Browse
 def _listen(page: Page, complaints: list[str]) -> None:
     """A refused style or script and every request to a stranger is a fault of the page."""
 
-    def said(kind: str, text: str) -> None:
-        if kind == "error" and "Content Security Policy" in text:
-            complaints.append(text)
+    def said(message: ConsoleMessage) -> None:
+        if message.type == "error" and "Content Security Policy" in message.text:
+            complaints.append(message.text)
 
-    page.on("console", lambda message: said(message.type, message.text))
-    page.on("request", lambda request: _at_home(request.url) or complaints.append(f"asked {request.url}"))
+    def asked(request: Request) -> None:
+        if not request.url.startswith(("http://127.0.0.1:", "blob:", "data:")):
+            complaints.append(f"asked {request.url}")
 
-
-def _at_home(url: str) -> bool:
-    return url.startswith(("http://127.0.0.1:", "blob:", "data:"))
+    page.on("console", said)
+    page.on("request", asked)
 
 
 @pytest.fixture

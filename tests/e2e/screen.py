@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import time
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-__all__ = ["enter", "open_machine", "rows", "run", "screen", "sign_in", "watch_states"]
+__all__ = ["enter", "open_machine", "row", "rows", "run", "screen", "sign_in", "watch_states"]
 
 
 def sign_in(page: Page, link: str) -> None:
@@ -15,7 +15,8 @@ def sign_in(page: Page, link: str) -> None:
     expect(page.get_by_test_id("agent-row").first).to_be_visible()
 
 
-def row(page: Page, name: str):  # type: ignore[no-untyped-def]
+def row(page: Page, name: str) -> Locator:
+    """The machine's line in the list."""
     return page.get_by_test_id("agent-row").filter(has_text=name)
 
 

@@ -13,14 +13,24 @@ from playwright.sync_api import BrowserContext, Page, expect
 from .conftest import AgentProcess, House
 from .screen import enter, open_machine, row, rows, run, sign_in, wait_for_prompt, watch_states
 
-STATES = ["idle", "requesting", "waiting-ready", "creating-offer", "waiting-answer", "connecting", "connected"]
+STATES = [
+    "idle",
+    "requesting",
+    "waiting-ready",
+    "creating-offer",
+    "waiting-answer",
+    "connecting",
+    "connected",
+]
 Contexts = Callable[..., BrowserContext]
 
 
 def test_from_the_link_to_a_shell(house: House, page: Page, pictures: Path) -> None:
     sign_in(page, house.link())
     assert "token" not in page.url
-    assert "token" not in page.evaluate("JSON.stringify([...Array(history.length).keys()].map(() => location.href))")
+    assert "token" not in page.evaluate(
+        "JSON.stringify([...Array(history.length).keys()].map(() => location.href))"
+    )
     expect(row(page, "atelier").get_by_test_id("agent-state")).to_have_text("online")
     page.screenshot(path=pictures / "list-dark.png")
     watch_states(page)
@@ -193,7 +203,7 @@ def test_keyboard_alone_is_enough(house: House, page: Page) -> None:
 
 
 def test_phone_with_key_bar(house: House, new_context: Contexts, pictures: Path) -> None:
-    page = new_context(viewport={"width": 375, "height": 740}, has_touch=True, device_scale_factor=2).new_page()
+    page = new_context(width=375, height=740, phone=True).new_page()
     sign_in(page, house.link())
     page.screenshot(path=pictures / "list-phone.png")
     open_machine(page, "atelier")
@@ -204,6 +214,7 @@ def test_phone_with_key_bar(house: House, new_context: Contexts, pictures: Path)
     enter(page, "cat")
     page.get_by_role("button", name="Ctrl", exact=True).tap()
     page.keyboard.press("c")
+    wait_for_prompt(page)  # Ctrl-C throws away what was typed ahead
     run(page, "ls / ; echo done-$((5*6))", "done-30")
     page.screenshot(path=pictures / "terminal-phone.png")
     page.get_by_role("link", name="All machines").tap()
@@ -212,7 +223,7 @@ def test_phone_with_key_bar(house: House, new_context: Contexts, pictures: Path)
 
 @pytest.mark.parametrize("shade", ["dark", "light"])
 def test_both_themes(house: House, new_context: Contexts, pictures: Path, shade: str) -> None:
-    page = new_context(color_scheme=shade).new_page()
+    page = new_context(shade).new_page()
     sign_in(page, house.link())
     open_machine(page, "atelier")
     page.get_by_test_id("new-terminal").click()
@@ -228,4 +239,6 @@ def test_both_themes(house: House, new_context: Contexts, pictures: Path, shade:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
     page.reload()
     expect(page.get_by_test_id("connection-state")).to_have_text("connected")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before, "the choice is remembered"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before, (
+        "the choice is remembered"
+    )

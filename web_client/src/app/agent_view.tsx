@@ -52,11 +52,13 @@ export function AgentView({ agent, workspace }: { agent: Agent; workspace: Works
                     Disconnect
                 </button>
             </header>
-            {details && <ConnectionPanel session={session} status={status} agent={agent} />}
-            {tabs.length > 0 && <Tabs workspace={workspace} tabs={tabs} active={active} />}
+            {details && (
+                <ConnectionPanel session={session} status={status} agent={agent} leave={disconnect} />
+            )}
             {tabs.length > 0 && status.state !== "connected" && (
                 <Interruption workspace={workspace} status={status} />
             )}
+            {tabs.length > 0 && <Tabs workspace={workspace} tabs={tabs} active={active} />}
             <div class="stage">
                 {active ? (
                     <TerminalPane key={active.number} tab={active} />

@@ -15,10 +15,12 @@ export function ConnectionPanel({
     session,
     status,
     agent,
+    leave,
 }: {
     session: Session | null;
     status: Status;
     agent: Agent;
+    leave: () => void;
 }) {
     const stats = useStats(session);
     const stalled = useValue(session?.stalled ?? QUIET);
@@ -43,6 +45,9 @@ export function ConnectionPanel({
                 <input type="checkbox" checked={aloud} onChange={() => reader.set(!aloud)} />
                 Screen reader mode
             </label>
+            <button class="button button-quiet panel-leave" type="button" onClick={leave}>
+                Disconnect
+            </button>
         </aside>
     );
 }

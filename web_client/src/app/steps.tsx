@@ -10,7 +10,7 @@ export function Steps({ status, name }: { status: Status; name: string }) {
     return (
         <div class="steps">
             <h2>{heading(status, name)}</h2>
-            <ol>
+            <ol hidden={status.state === "failed"}>
                 {STEPS.map(([state, meaning], index) => {
                     const kind = index < reached ? "done" : index === reached ? "now" : "later";
                     return (

@@ -9,7 +9,7 @@ import { SessionClosed } from "../protocol/errors.ts";
 import { Observable, type Unwatch } from "../runtime/observable.ts";
 import type { Session } from "../runtime/session.ts";
 import { reader } from "./settings.ts";
-import { strictDocument } from "./strict_document.ts";
+import { openStrictly } from "./strict_styles.ts";
 import { shade, TERMINAL_THEMES } from "./theme.ts";
 
 export type TabState = "waiting" | "opening" | "open" | "ended" | "lost";
@@ -39,7 +39,6 @@ export class TerminalTab {
         this.number = number;
         this.element.className = "terminal-host";
         this.terminal = new Terminal({
-            documentOverride: strictDocument(),
             allowProposedApi: true, // the unicode version is still one
             cursorBlink: !matchMedia("(prefers-reduced-motion: reduce)").matches,
             fontFamily: FONT,
@@ -77,7 +76,7 @@ export class TerminalTab {
     /** The element is in the page: draw, fit, take the keyboard. */
     show(): void {
         if (!this.terminal.element) {
-            this.terminal.open(this.element);
+            openStrictly(this.terminal, this.element);
             this.terminal.textarea?.setAttribute("aria-label", `Terminal ${this.number}`);
         }
         this.observer.observe(this.element);
