@@ -20,6 +20,7 @@ class Doorstep:
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
+        self._started: list[Program] = []
 
     def run(
         self, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, timeout: float = 40
@@ -36,12 +37,21 @@ class Doorstep:
 
     def start(self, *arguments: str) -> Program:
         """Start one that goes on; its standard output is read by :meth:`Program.line`."""
-        return Program(arguments, environment(self.state_dir))
+        program = Program(arguments, environment(self.state_dir))
+        self._started.append(program)
+        return program
+
+    def end_all(self) -> None:
+        """Kill what a failed test left running."""
+        for program in self._started:
+            program.kill()
 
 
 @pytest.fixture
-def doorstep(tmp_path: Path) -> Doorstep:
-    return Doorstep(tmp_path / "state")
+def doorstep(tmp_path: Path) -> Iterator[Doorstep]:
+    doorstep = Doorstep(tmp_path / "state")
+    yield doorstep
+    doorstep.end_all()
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,11 @@ class Program:
             self.process.stdout.close()
         return code
 
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        if self.process.poll() is None:
+            self.end(signal.SIGKILL, within=5)
+
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
