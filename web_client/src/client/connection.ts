@@ -60,6 +60,7 @@ export class Connection {
     private unlisten: Unwatch | null = null;
     private queue: AttemptEvent[] = [];
     private running = false;
+    private pausing = false;
 
     constructor(options: ConnectionOptions) {
         this.options = options;
@@ -152,8 +153,6 @@ export class Connection {
         );
     }
 
-    private pausing = false;
-
     private run(effect: AttemptEffect): void {
         switch (effect.type) {
             case "report":
@@ -213,12 +212,13 @@ export class Connection {
     }
 
     private async joinSignaling(serial: number): Promise<void> {
-        const channel = await this.options.signaling.join(
+        let channel: Channel | null = null;
+        channel = await this.options.signaling.join(
             {
                 topic: signalingTopic(this.agentId),
                 onMessage: (event, payload) => this.receive(event, payload),
                 onState: (state) => {
-                    if (state === "lost" && this.channel === channel)
+                    if (state === "lost" && channel && this.channel === channel)
                         this.dispatch({
                             type: "channel-lost",
                             serial,

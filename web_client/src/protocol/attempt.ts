@@ -356,12 +356,26 @@ export class Attempt {
     private prepared(
         event: Extract<Completion, { type: "agents-joined" | "signaling-joined" | "offer-created" }>,
     ): void {
-        this.check(event.type);
-        if (event.type === "agents-joined") this.agents = true;
-        else if (event.type === "signaling-joined") this.signaling = true;
-        else this.offer = event.sdp;
+        switch (event.type) {
+            case "agents-joined":
+                this.expect(event.type, !this.agents);
+                this.agents = true;
+                break;
+            case "signaling-joined":
+                this.expect(event.type, this.signalingAsked && !this.signaling);
+                this.signaling = true;
+                break;
+            case "offer-created":
+                this.expect(event.type, this.peer && this.offer === null);
+                this.offer = event.sdp;
+        }
         if (this.current === "requesting") this.sendRequest();
-        else if (this.current === "creating-offer") this.sendOffer();
+        else this.sendOffer();
+    }
+
+    private expect(trigger: AttemptTrigger, expected: boolean): void {
+        this.check(trigger);
+        if (!expected) throw new NotAllowed(this.current, trigger);
     }
 
     private sent(trigger: AttemptTrigger, out: boolean, sending: AttemptState, now: number): void {

@@ -130,7 +130,7 @@ export class Stream {
     /** Send what the window and the lane allow of `bytes`; return how many went out. */
     private async push(bytes: Uint8Array): Promise<number> {
         while (this.machine.sending && this.machine.credit === 0 && !this.lost) await this.change();
-        await this.host.drained(this.lane);
+        if (!this.lost) await this.host.drained(this.lane);
         if (this.lost) throw this.lost;
         const part = bytes.subarray(0, Math.min(DATA_CHUNK, this.machine.credit));
         this.host.send(this.lane, this.machine.send(part)); // throws when our direction is no longer open
