@@ -20,7 +20,7 @@ create index if not exists agents_last_seen_idx on public.agents (last_seen);
 alter table public.agents enable row level security;
 
 -- Grants are explicit: new projects give tables none, and the policies on realtime.messages read this table.
-revoke all on table public.agents from anon, authenticated;
+revoke all on table public.agents from public, anon, authenticated;
 grant select, insert, update, delete on table public.agents to authenticated;
 grant all on table public.agents to service_role;
 

@@ -1,7 +1,10 @@
 -- Agents that vanished without saying goodbye are marked offline five minutes after they were last seen.
 -- Run it from a schedule (pg_cron) or as the service role; ordinary users cannot.
 
-create or replace function public.cleanup_stale_agents()
+-- An older version's returns nothing, and a function's type cannot be replaced.
+drop function if exists public.cleanup_stale_agents();
+
+create function public.cleanup_stale_agents()
 returns integer
 language plpgsql
 security definer
