@@ -38,7 +38,7 @@ def test_lockout_doubles_up_to_its_limit_and_forgets() -> None:
     assert lockout.wait("a", "ip", now + 102) == 1
     assert lockout.wait("a", "ip", now + 102.999) > 0
     assert lockout.wait("a", "ip", now + 103) == 0
-    lockout.succeeded("a", "ip")
+    lockout.succeeded("a")
     lockout.failed("a", "ip", now + 104)
     assert lockout.wait("a", "ip", now + 104) == 0
 

@@ -178,22 +178,27 @@ async def _sign_in(request: Request) -> Response:
     hub, address = services(request), client_address(request)
     body = await read_body(request, _Password)
     email = email_address(body.email)
-    _check_lockout(hub, email, address)
-    hub.lockout.failed(email, address, time.monotonic())
-    row = await hub.store.run(lambda db: accounts.find_user(db, email=email))
     try:
-        right = await hub.passwords.verify(
-            None if row is None else row["password_hash"], body.password[:PASSWORD_CHARACTERS]
-        )
+        async with hub.passwords.turn():
+            row = await _checked_user(hub, email, address, body.password)
     except TooBusy:
         raise too_busy(1.0) from None
-    if row is None or not right:
-        hub.on_event(HubEvent(HubEventKind.SIGN_IN_FAILED, email, detail=address))
-        raise AuthError(400, "invalid_credentials", "Invalid login credentials")
-    hub.lockout.succeeded(email, address)
     session = await hub.store.run(lambda db: accounts.start_session(db, row["id"]))
     hub.on_event(HubEvent(HubEventKind.SIGN_IN, email, detail="password"))
     return _session(hub, session, "password")
+
+
+async def _checked_user(hub: Services, email: str, address: str, password: str) -> sqlite3.Row:
+    _check_lockout(hub, email, address)
+    row = await hub.store.run(lambda db: accounts.find_user(db, email=email))
+    hashed = None if row is None else row["password_hash"]
+    right = await hub.passwords.verify(hashed, password[:PASSWORD_CHARACTERS])
+    if row is None or not right:
+        hub.lockout.failed(email, address, time.monotonic())
+        hub.on_event(HubEvent(HubEventKind.SIGN_IN_FAILED, email, detail=address))
+        raise AuthError(400, "invalid_credentials", "Invalid login credentials")
+    hub.lockout.succeeded(email)
+    return row
 
 
 async def _refresh(request: Request) -> Response:

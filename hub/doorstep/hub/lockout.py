@@ -30,18 +30,13 @@ class Lockout:
         return max(waits)
 
     def failed(self, account: str, address: str, now: float) -> None:
-        """Count an attempt as failed: before it is looked at, so that many at once cannot slip through."""
+        """Count an attempt that was wrong."""
         self._count(("account", account), self._limits.account_attempts, now)
         self._count(("address", address), self._limits.address_attempts, now)
 
-    def succeeded(self, account: str, address: str) -> None:
-        """The attempt was right after all: it forgives the account, and of the address only itself."""
+    def succeeded(self, account: str) -> None:
+        """The account's owner is here: its failures are forgiven, the address's are not."""
         self._records.pop(("account", account), None)
-        record = self._records.get(("address", address))
-        if record is not None:
-            record.failures -= 1
-            if record.failures < self._limits.address_attempts:
-                record.until = 0.0
 
     def _wait(self, key: tuple[str, str], now: float) -> float:
         record = self._records.get(key)

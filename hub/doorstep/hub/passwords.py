@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import argon2
@@ -31,7 +32,24 @@ class Passwords:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="doorstep-argon2")
         self._most = limits.hashes_waiting
         self._waiting = 0
+        self._queued = 0
+        self._turn = asyncio.Lock()
         self._nobody: str | None = None
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Check one password at a time, so that guesses sent at once see each other's failures.
+
+        Raises :class:`TooBusy` when as many wait as the limit allows.
+        """
+        if self._queued >= self._most:
+            raise TooBusy
+        self._queued += 1
+        try:
+            async with self._turn:
+                yield
+        finally:
+            self._queued -= 1
 
     async def hash(self, password: str) -> str:
         return await self._run(self._hasher.hash, password)
