@@ -66,7 +66,8 @@ need_web_packages() {
     local want; want=$(cksum < web_client/package-lock.json)
     if [ "$(cat web_client/node_modules/.doorstep 2>/dev/null)" != "$want" ]; then
         say "installing npm packages"
-        (cd web_client && npm ci --no-audit --no-fund --loglevel=error)
+        # Not "npm ci": it refuses a lock file without registry addresses for other platforms' packages.
+        (cd web_client && npm install --no-save --no-audit --no-fund --loglevel=error >/dev/null)
         printf '%s' "$want" > web_client/node_modules/.doorstep
     fi
 }
