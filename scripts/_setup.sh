@@ -75,7 +75,7 @@ need_web_packages() {
 # need_web: the page, built once per content of its sources.
 need_web() {
     local built=hub/doorstep/hub/_web
-    local want; want=$(cat web_client/package-lock.json web_client/*.ts web_client/*.html $(find web_client/src web_client/public -type f 2>/dev/null | sort) 2>/dev/null | cksum)
+    local want; want=$(cat web_client/package.json web_client/package-lock.json web_client/*.ts web_client/*.html $(find web_client/src web_client/public -type f 2>/dev/null | sort) 2>/dev/null | cksum)
     if [ "$(cat "$built/.doorstep" 2>/dev/null)" != "$want" ]; then
         need_web_packages
         say "building the web client"

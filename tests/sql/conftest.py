@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -40,11 +40,11 @@ class Project:
         """Run scripts as ``role``, each in one transaction."""
         with self.connect(role) as connection:
             for statement in statements:
-                connection.execute(statement)  # type: ignore[call-overload]
+                connection.execute(statement)
 
     def rows(self, role: str, query: str) -> list[tuple[object, ...]]:
         with self.connect(role) as connection:
-            return connection.execute(query).fetchall()  # type: ignore[call-overload,no-any-return]
+            return connection.execute(query).fetchall()
 
     def migrate(self) -> None:
         """Run sql/ as the one who runs migrations in a project: each file in one transaction."""
@@ -54,6 +54,9 @@ class Project:
         """Make an account, as Auth does."""
         self.run("supabase_auth_admin", f"insert into auth.users (id) values ('{identity}')")
         return identity
+
+
+NewProject = Callable[[], Project]
 
 
 @pytest.fixture(scope="session")
@@ -69,22 +72,28 @@ def server() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def database_numbers() -> Iterator[int]:
-    return itertools.count(1)
+def new_project(server: Postgres) -> NewProject:
+    """Makes projects with nothing of ours in them. They go with the server."""
+    numbers = itertools.count(1)
+
+    def make() -> Project:
+        database = f"project_{next(numbers)}"
+        with psycopg.connect(server.url(SUPERUSER), autocommit=True) as connection:
+            create = sql.SQL("create database {} template {}")
+            connection.execute(create.format(sql.Identifier(database), sql.Identifier(TEMPLATE)))
+        return Project(server, database)
+
+    return make
 
 
 @pytest.fixture
-def project(server: Postgres, database_numbers: Iterator[int]) -> Project:
-    """A fresh project: nothing of ours in it. It goes with the server."""
-    database = f"project_{next(database_numbers)}"
-    with psycopg.connect(server.url(SUPERUSER), autocommit=True) as connection:
-        create = sql.SQL("create database {} template {}")
-        connection.execute(create.format(sql.Identifier(database), sql.Identifier(TEMPLATE)))
-    return Project(server, database)
+def project(new_project: NewProject) -> Project:
+    return new_project()
 
 
 @pytest.fixture
-def migrated(project: Project) -> Project:
+def migrated(new_project: NewProject) -> Project:
+    project = new_project()
     project.migrate()
     return project
 
@@ -93,7 +102,7 @@ def _make_template(server: Postgres) -> None:
     with psycopg.connect(server.url(SUPERUSER), autocommit=True) as connection:
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
     with psycopg.connect(server.url(SUPERUSER, TEMPLATE), autocommit=True) as connection:
-        connection.execute((HERE / "shim.sql").read_text())  # type: ignore[call-overload]
+        connection.execute((HERE / "shim.sql").read_text())
         for role in LOGINS:
             alter = sql.SQL("alter role {} password {}")
             connection.execute(alter.format(sql.Identifier(role), sql.Literal(server.password)))

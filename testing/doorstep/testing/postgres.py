@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ __all__ = ["Postgres", "PostgresMissingError", "throw_away_postgres"]
 OLDEST = 15
 """The version Supabase projects had when ``sql/`` was written."""
 STATUS_LINE = 7
-"""Line of ``postmaster.pid`` that becomes ``ready`` when connections are accepted; ``pg_ctl`` reads it too."""
+"""Line of ``postmaster.pid`` that becomes ``ready`` when connections are accepted (as ``pg_ctl`` waits)."""
 POLL = 0.02
 CARELESS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off")
 """Durability costs time, and nobody will ever read this cluster again."""
@@ -46,7 +46,7 @@ class Postgres:
 
 
 @contextmanager
-def throw_away_postgres(*, superuser: str, start_limit: float = 30.0) -> Iterator[Postgres]:
+def throw_away_postgres(*, superuser: str, start_limit: float = 30.0) -> Generator[Postgres]:
     """Make a cluster, run it, and leave nothing of it. Raises :class:`PostgresMissingError`."""
     programs = _programs()
     password = secrets.token_urlsafe(16)
@@ -64,7 +64,7 @@ def _programs() -> Path:
     """Find the server programs: on PATH, or where Debian puts them, the newest first."""
     found = shutil.which("initdb")
     if found is not None:
-        return Path(found).parent
+        return Path(found).resolve().parent
     versions = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "initdb").exists()]
     numbers = {int(path.parent.name): path for path in versions if path.parent.name.isdigit()}
     if not numbers or max(numbers) < OLDEST:
@@ -73,8 +73,9 @@ def _programs() -> Path:
 
 
 def _make_cluster(programs: Path, directory: Path, superuser: str, password: str) -> None:
-    if _account() is not None:
-        shutil.chown(directory, _account(), _account())
+    account = _account()
+    if account is not None:
+        shutil.chown(directory, account, account)
     secret = directory / "password"
     secret.write_text(password)
     secret.chmod(0o644)  # the directory itself is 0700
@@ -86,7 +87,7 @@ def _make_cluster(programs: Path, directory: Path, superuser: str, password: str
 
 
 @contextmanager
-def _running(programs: Path, directory: Path, port: int, start_limit: float) -> Iterator[None]:
+def _running(programs: Path, directory: Path, port: int, start_limit: float) -> Generator[None]:
     settings = ("listen_addresses=127.0.0.1", f"port={port}", "unix_socket_directories=", *CARELESS)
     arguments = [argument for setting in settings for argument in ("-c", setting)]
     log = directory / "log"

@@ -1,4 +1,4 @@
-"""SCTP, pure: fragments become messages, and ordered messages wait for their turn (RFC 9260 sections 6.5, 6.9).
+"""SCTP, pure: fragments become messages, and ordered messages wait for their turn (RFC 9260 section 6.9).
 
 Fragments of a message have consecutive TSNs. What has come of one is a *run*; a new fragment finds the run it
 continues and the run it precedes by two dictionary look-ups, whatever the order of arrival and the size.
@@ -72,7 +72,7 @@ class Reassembly:
             return
         run = self._current
         key = (stream, sequence, flags & UNORDERED)
-        if run is not None and run.last == tsn - 1 and not flags & BEGIN and run.key == key:
+        if run is not None and run.last == tsn - 1 and not flags & BEGIN and not run.ended and run.key == key:
             del self._lasts[run.last]
             run.parts.append(data)
             run.size += len(data)
@@ -162,7 +162,7 @@ class Reassembly:
         ``streams`` names the last sequence number given up of each ordered stream.
         """
         for run in list(self._firsts.values()):
-            if run.last < cumulative or (run.last == cumulative and not run.begun):
+            if run.last < cumulative or (run.first <= cumulative + 1 and not run.begun):
                 self._drop(run)
         for stream, sequence in streams:
             inbound = self._streams.setdefault(stream, _Inbound())

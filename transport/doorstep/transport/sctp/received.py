@@ -63,7 +63,7 @@ class Received:
         return True
 
     def skip_to(self, tsn: int) -> bool:
-        """Take everything up to ``tsn`` as received (RFC 3758 section 3.6); False when that says nothing new."""
+        """Take all up to ``tsn`` as received (RFC 3758 section 3.6); False when that says nothing new."""
         if tsn <= self.cumulative:
             return False
         self._advance(tsn)

@@ -1,4 +1,4 @@
-"""SCTP, pure: numbers that wrap (RFC 1982). Inside the package TSNs are unbounded ints; the wire has 32 bits."""
+"""SCTP, pure: numbers that wrap (RFC 1982). Inside the package TSNs are unbounded; the wire has 32 bits."""
 
 from __future__ import annotations
 
