@@ -88,7 +88,10 @@ need_web() {
 need_debian() {
     local program=$1; shift
     command -v "$program" >/dev/null 2>&1 && return
-    [ -x "/usr/sbin/$program" ] && return
+    local directory
+    for directory in /usr/sbin /usr/lib/postgresql/*/bin; do # where Debian keeps what is not on PATH
+        [ -x "$directory/$program" ] && return
+    done
     if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
         say "installing $*"
         [ -n "${apt_updated:-}" ] || apt-get update -qq >/dev/null

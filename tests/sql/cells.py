@@ -21,7 +21,7 @@ SUBJECTS = (
     *(Subject(Role.AUTHENTICATED, sub) for sub in (*USERS, NOBODY, None, "", "not-a-uuid", FIRST)),
     *(Subject(Role.ANON, sub) for sub in (None, ONE)),
     *(Subject(Role.SERVICE, sub) for sub in (None, ONE)),
-    *(Subject(role, ONE) for role in ("supabase_admin", "postgres", "no_such_role", "AUTHENTICATED", "")),
+    *(Subject(role, ONE) for role in ("supabase_admin", "no_such_role", "")),
 )
 
 
