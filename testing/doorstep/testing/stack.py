@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,7 +233,7 @@ class Stack:
 @asynccontextmanager
 async def stack(
     directory: Path, *, environment: Mapping[str, str] | None = None, scale: float = 1.0
-) -> AsyncIterator[Stack]:
+) -> AsyncGenerator[Stack]:
     """Run a hub process for the time of a test. ``scale`` stretches the deadlines of slow machines."""
     running = Stack(directory, environment or {}, scale)
     try:
