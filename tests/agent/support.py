@@ -24,5 +24,5 @@ async def connected(*services: Service) -> AsyncGenerator[Session, None]:
 async def until(check: Callable[[], bool]) -> None:
     """Wait until ``check`` is true; what it looks at (processes, descriptors) sends no events."""
     async with asyncio.timeout(DEADLINE):
-        while not check():  # noqa: ASYNC110 - see above
+        while not check():
             await asyncio.sleep(0.02)

@@ -171,7 +171,7 @@ async def test_a_flood_is_held_back_and_the_keyboard_still_works(client: Session
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     await screen.type("yes flooding; echo over $((1 + 1))\n")
     async with asyncio.timeout(DEADLINE):
-        while screen.stream.received < TERMINAL_WINDOW:  # noqa: ASYNC110 - no event tells
+        while screen.stream.received < TERMINAL_WINDOW:
             await asyncio.sleep(0.01)
     pid = screen.stream.result["pid"]
     await asyncio.sleep(0.3)

@@ -573,7 +573,7 @@ async def test_frames_before_start_are_kept_in_order() -> None:
             near.send(Lane.CONTROL, Ping(number))
         near.send(Lane.TERMINAL_IO, Ping(99))
         async with asyncio.timeout(SOON):
-            while far.stats()["framesIn"] != 6:  # noqa: ASYNC110 - before start() nothing tells
+            while far.stats()["framesIn"] != 6:
                 await asyncio.sleep(0.001)
         inbox = Inbox(far)
         got = [(await inbox.next())[1] for _ in range(6)]

@@ -26,7 +26,7 @@ _LOCK = "agent.lock"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class AlreadyRunning(UsageError):  # noqa: N818 - errors are named after what happened, as in protocol.errors
+class AlreadyRunning(UsageError):
     """Another agent runs with this state directory."""
 
     code = "already-running"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CommandFailed", "TerminalEnded", "TooLarge", "TransferDamaged"]
 
 
-class CommandFailed(PeerError):  # noqa: N818 - named after what happened, as in protocol.errors
+class CommandFailed(PeerError):
     """A command run with ``check=True`` failed; ``result`` is what it left."""
 
     code = "command-failed"
@@ -34,7 +34,7 @@ class CommandFailed(PeerError):  # noqa: N818 - named after what happened, as in
         self.exit_code = result.exit_code
 
 
-class TransferDamaged(PeerError):  # noqa: N818 - named after what happened, as in protocol.errors
+class TransferDamaged(PeerError):
     """``path`` did not arrive whole; nothing was put in its place. Transfer it again."""
 
     code = "transfer-damaged"
@@ -47,7 +47,7 @@ class TransferDamaged(PeerError):  # noqa: N818 - named after what happened, as 
         self.got = got
 
 
-class TerminalEnded(PeerError):  # noqa: N818 - named after what happened, as in protocol.errors
+class TerminalEnded(PeerError):
     """The program in the terminal ended while ``expect()`` waited; ``output`` is what was not read yet."""
 
     code = "terminal-ended"

@@ -27,7 +27,7 @@ Every error carries ``code`` (its name on the wire), ``exit_code`` (for the comm
 says what to do.
 """
 
-# ruff: noqa: N818 (the names are the words of the specification; what they derive from says "error")
+
 
 from __future__ import annotations
 

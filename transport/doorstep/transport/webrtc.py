@@ -34,9 +34,8 @@ from doorstep.protocol.signaling import Candidate, IceCandidate, IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport import sdp
 from doorstep.transport.certificate import process_certificate
-from doorstep.transport.webrtc_dtls import Dtls
+from doorstep.transport.sctp.road import choose_road
 from doorstep.transport.webrtc_ice import IceConnection, Server, parse_candidate
-from doorstep.transport.webrtc_sctp import Sctp
 from doorstep.transport.webrtc_wire import WebRtcWire
 
 __all__ = ["IceServer", "Peer", "WebRtcWire"]
@@ -49,6 +48,8 @@ _FOREIGN_CHANNELS = 8
 """Channels with other labels that a peer may open, and that are closed, before it is taken for hostile."""
 _ICE_SERVERS = 8
 _MID = "0"
+_URGENCY = {lane.value: number for number, lane in enumerate(Lane)}
+"""What SCTP sends first, by label."""
 
 
 class Peer:
@@ -61,11 +62,12 @@ class Peer:
         self.on_candidate: Callable[[Candidate], None] | None = None
         """Called with each local candidate found after the description was made."""
         self._timing = timing
-        self._ice = IceConnection(_servers(ice_servers))
+        road = choose_road()
+        self._ice = IceConnection(_servers(ice_servers), road.open_udp)
         self._ice.on_late = self._trickle
-        self._dtls = Dtls(self._ice, process_certificate())
+        self._dtls = road.make_dtls(self._ice, process_certificate())
         self._dtls.on("statechange", self._dtls_changed)
-        self._sctp = Sctp(self._dtls)
+        self._sctp = road.make_sctp(self._dtls, _URGENCY)
         self._sctp.on_broken = self._lose
         self._sctp.on("datachannel", self._announced)
         self._wire = WebRtcWire(self._shut_down, self._lose, lambda: self._sctp.has_room, self._facts)

@@ -47,6 +47,7 @@ _DTLS = range(20, 64)
 """First bytes of a DTLS record (RFC 7983); everything else is not ours."""
 _STUN_FAILURES = (TransactionError, OSError, TimeoutError, ValueError, LookupError)
 
+_OpenUdp = Callable[[str, asyncio.DatagramProtocol], asyncio.DatagramTransport]
 _Request = Callable[[], Coroutine[Any, Any, tuple[aioice.Candidate, StunProtocol | None]]]
 """Asks one server over one socket; the second item is a relay's own road."""
 
@@ -108,8 +109,9 @@ class _Host(StunProtocol):
 class IceConnection(aioice.Connection):
     """One component of ICE with timed gathering, paced checks and a bounded inbox."""
 
-    def __init__(self, servers: Sequence[Server]) -> None:
+    def __init__(self, servers: Sequence[Server], open_udp: _OpenUdp = open_udp) -> None:
         super().__init__(ice_controlling=False)
+        self._open_udp = open_udp
         self.on_late: Callable[[aioice.Candidate], None] = lambda _: None
         self._servers = tuple(servers)
         self._asking: set[asyncio.Task[None]] = set()
@@ -153,7 +155,7 @@ class IceConnection(aioice.Connection):
     def _open(self, host: str) -> None:
         protocol = _Host(self)
         try:
-            transport = open_udp(host, protocol)
+            transport = self._open_udp(host, protocol)
         except OSError as error:
             _log.debug("cannot bind to %s: %s", host, error)
             return
