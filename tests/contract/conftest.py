@@ -12,7 +12,6 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -86,7 +85,8 @@ async def back_end(tmp_path_factory: pytest.TempPathFactory, scale: float) -> As
         name.removeprefix(prefix): value for name, value in os.environ.items() if name.startswith(prefix)
     }
     if named.get("URL"):
-        yield BackEnd(directory, scale, _account(named, ""), _account(named, "OTHER_"))
+        other = _account(named, "OTHER_") if named.get("OTHER_EMAIL") else None
+        yield BackEnd(directory, scale, _account(named), other)
         return
     async with stack(directory, scale=scale) as running:
         owner, other = await running.user(), await running.user()
@@ -100,8 +100,10 @@ async def agent(back_end: BackEnd) -> AsyncIterator[RunningAgent]:
         yield running
 
 
-def _account(named: Mapping[str, str], which: str) -> Any:
-    if not named.get(f"{which}EMAIL"):
-        return None
-    password = Path(named[f"{which}PASSWORD_FILE"]).read_text().rstrip("\r\n")
-    return Credentials(named["URL"], named["KEY"], named[f"{which}EMAIL"], password)
+def _account(named: Mapping[str, str], which: str = "") -> Credentials:
+    wanted = ("URL", "KEY", f"{which}EMAIL", f"{which}PASSWORD_FILE")
+    missing = [f"DOORSTEP_CONTRACT_{name}" for name in wanted if not named.get(name)]
+    if missing:
+        pytest.fail(f"{', '.join(missing)} must be set too")
+    url, key, email, password_file = (named[name] for name in wanted)
+    return Credentials(url, key, email, Path(password_file).read_text().rstrip("\r\n"))
