@@ -564,7 +564,8 @@ async def test_broken_channel_messages_end_the_connection_quietly() -> None:
         assert client.sctp is not None
         reopen = b"\x03\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00hi"
         await client.sctp._send(channels["control"].id or 0, 50, reopen)
-        assert await closed(wire) == "the peer broke the SCTP protocol"
+        # Stock SCTP takes it for a fault of the association; RFC 8832 section 6 only closes the channel.
+        assert await closed(wire) in ("the peer broke the SCTP protocol", "the peer closed the connection")
 
 
 async def test_frames_before_start_are_kept_in_order() -> None:

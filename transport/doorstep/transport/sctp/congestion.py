@@ -1,0 +1,208 @@
+"""SCTP, pure: how much may be in flight. Delay decides; a loss counts when there is a queue.
+
+The queue is what the least round-trip time of a round is above that of the empty path. Below a target the
+window grows, above it it shrinks in proportion (as Swift and LEDBAT++ do): equal flows see one queue, grow by
+the same amount and shrink by the same factor, so they come to equal shares. A loss without a queue is the
+weather (radio, a policer): it costs 3 %. With a queue it is congestion: 30 %, as in CUBIC (RFC 9438).
+
+A queue that does not shrink when we do is not ours: it is a longer path, or a flow that fills every buffer.
+Then it becomes the new base, and beside such a flow only losses bound us: we share as it does.
+"""
+
+from __future__ import annotations
+
+from doorstep.transport.sctp.limits import INITIAL_WINDOW, LEAST_WINDOW
+from doorstep.transport.sctp.roundtrip import RoundTrips
+
+__all__ = ["Congestion"]
+
+_TARGET_PART, _TARGET_LEAST, _TARGET_MOST = 1 / 4, 0.003, 0.015
+"""Target of the standing queue: a quarter of the round trip, at least what an event loop adds anyway, at most
+what still leaves room for a second flow's under 50 ms."""
+_STARTED_PART, _STARTED_LEAST, _STARTED_MOST = 1 / 8, 0.002, 0.008
+"""A queue of this much ends slow start."""
+_STARTED_SAMPLES = 8
+"""Samples in a row that must show it: one late wake-up of an event loop delays a few acknowledgements."""
+_SHRINK = 0.4
+"""Part of the window that a queue far above the target costs per round."""
+_EMPTY_ROUNDS = 3
+"""Rounds with next to no queue after which the link is idle, and the window grows by a part of itself."""
+_UNMOVED_ROUNDS = 3
+"""Rounds of shrinking that leave the queue as it is, after which it is taken for somebody else's."""
+_UNMOVED_CUT = 0.6
+"""The part of the window that these rounds have left at most: less could go unseen in the noise of others."""
+_DRAIN_EVERY = 10.0
+"""Seconds after which the window is halved for a round, to see the path without our queue (as BBR does)."""
+_WEATHER, _CONGESTION = 0.97, 0.7
+_HEAVY, _HEAVY_COUNT = 1 / 12, 4
+"""Part of a round trip's bytes, and number of losses, that are congestion without a queue: a short buffer."""
+_QUEUED = 0.020
+"""Seconds of queue, or the target if that is more, from which on a loss is congestion."""
+
+
+class Congestion:
+    """``window`` is in bytes. Give it every acknowledgement, loss and time-out, in that order."""
+
+    __slots__ = (
+        "_acked_bytes",
+        "_cut_from",
+        "_cut_rounds",
+        "_cut_rtt",
+        "_drain_at",
+        "_draining",
+        "_empty",
+        "_late",
+        "_limited",
+        "_losses",
+        "_lost_bytes",
+        "_mtu",
+        "_recover",
+        "_restore",
+        "_rtts",
+        "slow_start",
+        "threshold",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, rtts: RoundTrips, mtu: int) -> None:
+        self._rtts = rtts
+        self._mtu = mtu
+        self.window = INITIAL_WINDOW * mtu
+        self.threshold = 1 << 40
+        self.slow_start = True
+        self._late = 0
+        self._empty = 0
+        self._limited = False
+        self._recover = 0
+        self._losses = 0
+        self._lost_bytes = 0
+        self._acked_bytes = 0
+        self._cut_rounds = 0
+        self._cut_from = 0
+        self._cut_rtt = 0.0
+        self._draining = 0
+        self._restore = 0
+        self._drain_at = 0.0
+
+    @property
+    def target(self) -> float:
+        return min(max(_TARGET_PART * self._rtts.base, _TARGET_LEAST), _TARGET_MOST)
+
+    @property
+    def queue(self) -> float:
+        """Seconds of standing queue in the last round."""
+        return max(0.0, self._rtts.least - self._rtts.base) if self._rtts.least else 0.0
+
+    def grow_mtu(self, mtu: int) -> None:
+        """The path takes larger packets: what is counted in packets counts these."""
+        self._mtu = mtu
+        self.window = max(self.window, LEAST_WINDOW * mtu)
+
+    # acknowledgements
+
+    def acked(self, size: int, sampled: bool, limited: bool) -> None:
+        """``limited``: the window was what held the sender back; otherwise it is not a reason to grow it."""
+        self._limited |= limited
+        self._acked_bytes += size
+        if self.slow_start and limited:
+            self.window += size
+            if self.window >= self.threshold:
+                self._end_slow_start(self.window)
+            elif sampled:
+                self._watch_start()
+
+    def _watch_start(self) -> None:
+        rtts = self._rtts
+        allowed = min(max(_STARTED_PART * rtts.base, _STARTED_LEAST), _STARTED_MOST)
+        self._late = self._late + 1 if rtts.latest > rtts.base + allowed else 0
+        if self._late >= _STARTED_SAMPLES:
+            # What was sent a round trip ago filled the path: since then the window has nearly doubled.
+            share = rtts.base / rtts.latest
+            self._end_slow_start(int(self.window * min(0.5 + share / 4, 0.75)))
+
+    def _end_slow_start(self, window: int) -> None:
+        self.slow_start = False
+        self._restore = max(window, LEAST_WINDOW * self._mtu)
+        self._begin_drain()
+
+    def round_over(self, now: float) -> None:
+        """Once per round trip: the verdict on its standing queue."""
+        limited, self._limited = self._limited, False
+        lost = self._losses
+        self._losses = self._lost_bytes = self._acked_bytes = 0
+        if not self._drain_at:
+            self._drain_at = now + _DRAIN_EVERY
+        if self._draining:
+            self._drain_on(now)
+        elif self.slow_start:
+            return
+        elif now >= self._drain_at and limited:
+            self._restore = self.window
+            self._begin_drain()
+        elif self.queue > self.target:
+            self._shrink()
+        elif limited and not lost:
+            self._grow()
+
+    def _begin_drain(self) -> None:
+        self._draining = 2
+        self.window = max(self._restore // 2, LEAST_WINDOW * self._mtu)
+
+    def _drain_on(self, now: float) -> None:
+        """Half a window for a round; the round after it sees the path drained."""
+        self._draining -= 1
+        if not self._draining:
+            self.window = max(self.window, self._restore)
+            self._drain_at = now + _DRAIN_EVERY
+            self._cut_rounds = self._empty = 0
+
+    def _shrink(self) -> None:
+        self._empty = 0
+        queue, target = self.queue, self.target
+        if not self._cut_rounds:
+            self._cut_from, self._cut_rtt = self.window, self._rtts.least
+        self._cut_rounds += 1
+        part = _SHRINK * min(1.0, (queue - target) / queue)
+        self.window = max(int(self.window * (1 - part)), LEAST_WINDOW * self._mtu)
+        if self._cut_rounds > _UNMOVED_ROUNDS and self.window <= max(
+            self._cut_from * _UNMOVED_CUT, LEAST_WINDOW * self._mtu
+        ):
+            if self._rtts.least > self._cut_rtt - queue / 4:
+                self._rtts.rebase()
+            self._cut_rounds = 0
+
+    def _grow(self) -> None:
+        self._cut_rounds = 0
+        self._empty = self._empty + 1 if self.queue < self.target / 4 else 0
+        if self._empty > _EMPTY_ROUNDS:
+            self.window += max(self._mtu, self.window // 8)
+        else:
+            self.window += self._mtu
+
+    # losses
+
+    def lost(self, size: int, transmission: int, transmissions: int) -> None:
+        """A fragment was lost. It counts once per round, as ``transmission`` and the last one of all tell."""
+        self._losses += 1
+        self._lost_bytes += size
+        if transmission < self._recover:
+            return
+        heavy = self._losses >= _HEAVY_COUNT and self._lost_bytes > _HEAVY * (self._acked_bytes + self.window)
+        congested = heavy or self.queue > max(_QUEUED, self.target)
+        if self.slow_start:
+            if congested:
+                self._recover = transmissions + 1
+                self._end_slow_start(self.window // 2)
+            return
+        self._recover = transmissions + 1
+        factor = _CONGESTION if congested else _WEATHER
+        self.window = max(int(self.window * factor), LEAST_WINDOW * self._mtu)
+        self._restore = int(self._restore * factor)
+
+    def timed_out(self) -> None:
+        """Nothing has come back for long: begin anew, and learn the path anew (RFC 9260 section 7.2.3)."""
+        self.threshold = max(self.window // 2, LEAST_WINDOW * self._mtu)
+        self.window = self._mtu
+        self.slow_start = True
+        self._late = self._empty = self._cut_rounds = self._draining = 0
+        self._rtts.forget()
