@@ -19,6 +19,7 @@ from doorstep.protocol.errors import (
     MalformedMessage,
     NotAllowed,
     PeerError,
+    PeerNotTrusted,
     ProtocolError,
     RemoteError,
     SessionClosed,
@@ -84,6 +85,8 @@ def test_exit_codes_say_whose_fault_it_is() -> None:
             "the agent refused the connection (busy): full",
             {"retry_after": None},
         ),
+        (PeerNotTrusted("no"), "no", {"message": "no", "known": None, "shown": None}),
+        (PeerNotTrusted("changed", "aa", "bb"), "changed", {"known": "aa", "shown": "bb"}),
         (AgentUnreachable(), "agent offline or not responding", {}),
         (
             RemoteError("not-found", "no such file"),

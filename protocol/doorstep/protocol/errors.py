@@ -13,6 +13,7 @@
     ├── PeerError             the peer's fault: it answered, and the answer is no or nonsense
     │   ├── ConnectionRefused   the agent sent ``connection-refused``
     │   ├── AgentUnreachable    the agent is offline or not responding
+    │   ├── PeerNotTrusted      its key or proof is not the one that was expected
     │   ├── RemoteError         a service answered with an error code
     │   └── ProtocolError       the peer broke the protocol
     │       └── MalformedMessage  a signaling message that is dropped, with the field that is wrong
@@ -26,8 +27,6 @@
 Every error carries ``code`` (its name on the wire), ``exit_code`` (for the command line) and a sentence that
 says what to do.
 """
-
-
 
 from __future__ import annotations
 
@@ -44,6 +43,7 @@ __all__ = [
     "NotAllowed",
     "NotSignedIn",
     "PeerError",
+    "PeerNotTrusted",
     "ProtocolError",
     "RemoteError",
     "SessionClosed",
@@ -146,6 +146,23 @@ class AgentUnreachable(PeerError):
 
     def __init__(self, message: str = "agent offline or not responding") -> None:
         super().__init__(message)
+
+
+class PeerNotTrusted(PeerError):
+    """Who answered is not who was expected, or did not prove it; nothing was exchanged with it.
+
+    ``known`` and ``shown`` are the fingerprints of the key that was expected and of the one that came, where
+    there are such.
+    """
+
+    code = "not-trusted"
+    exit_code = 77
+
+    def __init__(self, message: str, known: str | None = None, shown: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.known = known
+        self.shown = shown
 
 
 class RemoteError(PeerError):

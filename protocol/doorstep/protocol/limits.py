@@ -32,6 +32,8 @@ REPLIES_BYTES = 4 * MIB
 """Bytes of the replies kept for repeated calls."""
 SDP_BYTES = 64 * KIB
 """A browser's offer with four lanes has 1 to 2 KiB."""
+FINGERPRINTS = 8
+"""Certificate fingerprints of one description: a browser has one."""
 CANDIDATE_BYTES = 1 * KIB
 CANDIDATES_PER_SESSION = 64
 """Candidates kept before the remote description, and accepted in all."""

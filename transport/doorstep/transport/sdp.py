@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from doorstep.protocol.errors import InvalidInput
-from doorstep.protocol.limits import CANDIDATE_BYTES, CANDIDATES_PER_SESSION, SDP_BYTES
+from doorstep.protocol.limits import CANDIDATE_BYTES, CANDIDATES_PER_SESSION, FINGERPRINTS, SDP_BYTES
 
 __all__ = ["Description", "Fingerprint", "Section", "Setup", "parse", "render"]
 
@@ -23,7 +23,6 @@ _DEFAULT_MAX_MESSAGE = 65536
 """What a peer takes that does not say (RFC 8841 section 6)."""
 _SECTIONS = 16
 """More m= lines than any page needs; each costs a line in the answer."""
-_FINGERPRINTS = 8
 _HASHES = ("sha-256", "sha-384", "sha-512")
 _UFRAG = re.compile(r"[!-9;-~]{4,256}")
 _PASSWORD = re.compile(r"[!-~]{22,256}")
@@ -206,7 +205,7 @@ def _candidates(values: list[str]) -> tuple[str, ...]:
 
 
 def _fingerprints(values: list[str]) -> tuple[Fingerprint, ...]:
-    pairs = [value.partition(" ") for value in values[:_FINGERPRINTS]]
+    pairs = [value.partition(" ") for value in values[:FINGERPRINTS]]
     known = tuple(
         Fingerprint(algorithm.lower(), digest.strip().upper())
         for algorithm, _, digest in pairs
