@@ -85,8 +85,8 @@ async def back_end(tmp_path_factory: pytest.TempPathFactory, scale: float) -> As
         name.removeprefix(prefix): value for name, value in os.environ.items() if name.startswith(prefix)
     }
     if named.get("URL"):
-        other = _account(named, "OTHER_") if named.get("OTHER_EMAIL") else None
-        yield BackEnd(directory, scale, _account(named), other)
+        second = _account(named, "OTHER_") if named.get("OTHER_EMAIL") else None
+        yield BackEnd(directory, scale, _account(named), second)
         return
     async with stack(directory, scale=scale) as running:
         owner, other = await running.user(), await running.user()

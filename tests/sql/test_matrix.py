@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,8 +17,14 @@ from doorstep.testing.hub import throw_away_hub
 
 from .asking import rights
 from .cells import AGENTS, RIGHT_TOPICS, SUBJECTS, TOPICS, USERS, WORLDS, World
-from .conftest import Project
+from .conftest import HERE, Project
 
+GRANTS = {
+    Grant.BROADCAST_READ: "broadcast.read",
+    Grant.BROADCAST_WRITE: "broadcast.write",
+    Grant.PRESENCE_READ: "presence.read",
+    Grant.PRESENCE_WRITE: "presence.write",
+}
 Answers = dict[tuple[Subject, str], Grant]
 
 
@@ -47,6 +54,21 @@ def test_the_matrix_asks_what_it_should(migrated: Project) -> None:
     assert len(of_users) == len(USERS) + 1 + len(
         AGENTS
     )  # an account-less user's own channel: it hears nobody
+
+
+def test_the_vectors_of_the_rules(migrated: Project) -> None:
+    """``protocol/vectors/access.json`` holds for PostgreSQL too."""
+    vectors = json.loads((HERE.parents[1] / "protocol/vectors/access.json").read_text())["topics"]
+    assert len(vectors) > 10
+    with migrated.connect("supabase_admin") as owner, migrated.connect("supabase_realtime_admin") as asked:
+        for vector in vectors:
+            owner.execute("truncate auth.users cascade")
+            for agent, user in vector["agents"].items():
+                owner.execute("insert into auth.users (id) values (%s) on conflict do nothing", (user,))
+                row = (agent, user, agent)
+                owner.execute("insert into public.agents (id, owner_id, name) values (%s, %s, %s)", row)
+            found = rights(asked, Subject(vector["role"], vector["sub"]), vector["topic"])
+            assert {GRANTS[grant] for grant in found} == set(vector["grant"]), vector
 
 
 def postgresqls(project: Project, world: World, *, returning: bool = False) -> Answers:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 
 import pytest
 from psycopg import errors
 
-from .conftest import HERE, MIGRATIONS, Project
+from .conftest import HERE, Project
 
+ROOT = HERE.parents[1]
 USER = "11111111-aaaa-4aaa-8aaa-111111111111"
 AUTOMATIC_GRANTS = """
     alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
@@ -64,13 +67,18 @@ def test_running_again_changes_nothing(migrated: Project) -> None:
     assert migrated.rows("postgres", "select * from public.agents") == row
 
 
-def test_the_documented_command(project: Project) -> None:
-    command = [str(project.server.programs / "psql"), project.url("postgres"), "--no-psqlrc", "--quiet"]
-    command += ["--single-transaction", "--set", "ON_ERROR_STOP=1"]
-    command += [f"--file={path}" for path in MIGRATIONS]
-    for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_the_documented_commands(project: Project) -> None:
+    """What docs/supabase.md tells the reader to type for psql, typed."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "supabase.md").read_text(), re.DOTALL)
+    migrate, look = (block for block in blocks if "psql " in block)
+    migrate = re.sub(r"^DATABASE_URL=.*\n", "", migrate)
+    path = f"{project.server.programs}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "DATABASE_URL": project.url("postgres")}
+    for script in (migrate, migrate, look):
+        command = ["/bin/sh", "-ec", script]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
         assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 8
     assert project.rows("postgres", PUBLISHED) == [("public", "agents")]
 
 
