@@ -10,16 +10,16 @@
       │ ◀═══════════════ frames, sealed ═══════════════════▶ │
 
 Greeting, 67 bytes: ``81``, version ``01``, role (``01`` client, ``02`` agent), nonce and key (RFC 7748) of 32
-bytes each. Every other message: a lane byte (the lane's place in :class:`~doorstep.protocol.lanes.Lane`; ``80``
-= proof), then AES-256-GCM (SP 800-38D) of the content with the lane byte as associated data.
+bytes each. Every other message: a lane byte (the lane's place in :mod:`doorstep.protocol.lanes`; ``80`` =
+proof), then AES-256-GCM (SP 800-38D) of the content with the lane byte as associated data.
 
 fields(a, b, …) = each as a length of 2 bytes, big-endian, and its bytes. With L = ``doorstep seal 1``:
 
 * bound = sessionId, agentId, client's nonce, client's key, agent's nonce, agent's key.
 * keys: HKDF-SHA256 (RFC 5869) of the X25519 secret; salt = SHA-256 of fields(L, bound); info = fields(L, the
   role that seals with it); 32 bytes.
-* nonce of message n of one direction, from 0: 4 zero bytes, n in 8 bytes, big-endian. It is not sent: the road
-  keeps the order.
+* nonce of message n of one direction, from 0: 4 zero bytes, n in 8 bytes, big-endian. It is not sent: the
+  road keeps the order.
 * transcript(role), which the proof of ``role`` signs = fields(L, role, bound).
 
 Nothing here is a cipher of our own: X25519, HKDF and AES-GCM are those of ``cryptography`` and of WebCrypto.

@@ -57,6 +57,10 @@ class Timing:
     """Nothing received for this long: the session reports the wire as stalled."""
     give_up: float = 15.0
     """Nothing received for this long: the wire is lost."""
+    relay_open: float = 5.0
+    """From the start of a relay's socket to its word that it waits; and again for the sealed handshake."""
+    relay_wait: float = 20.0
+    """From joining the relay to the other side being there. A knock and a ready are in between."""
     call: float = 30.0
     """Default deadline of a CALL."""
     repeat: float = 30.0
