@@ -63,6 +63,8 @@ def encode(value: Any) -> Any:
 
 def encode_effect(effect: Any) -> dict[str, Any]:
     fields = {camel(f.name): encode(getattr(effect, f.name)) for f in dataclasses.fields(effect)}
+    if fields.get("proof", "") is None:
+        del fields["proof"]
     if isinstance(effect, steps.AddCandidate):
         fields["candidate"].pop("event")
     encoded = {"type": kebab(type(effect).__name__), **fields}

@@ -27,6 +27,7 @@ from doorstep.protocol.errors import (
     ConnectionRefused,
     DoorstepError,
     NotAllowed,
+    PeerNotTrusted,
     SignalingLost,
     Unauthorized,
 )
@@ -58,6 +59,7 @@ from doorstep.protocol.steps import (
     JoinSignaling,
     LeaveSignaling,
     LocalCandidate,
+    NotTrusted,
     Numbered,
     OfferCreated,
     OfferSent,
@@ -97,6 +99,7 @@ __all__ = [
     "JoinSignaling",
     "LeaveSignaling",
     "LocalCandidate",
+    "NotTrusted",
     "OfferCreated",
     "OfferSent",
     "Outcome",
@@ -199,6 +202,7 @@ AttemptEvent = (
     | ChannelLost
     | Denied
     | PeerFailed
+    | NotTrusted
     | Pause
     | Retry
     | Stop
@@ -271,6 +275,7 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         self._offer: str | None = None
         self._request_out = False
         self._offer_out = False
+        self._ready_proof: dict[str, str] | None = None
         self._trickle = Trickle(self._session_id, "client")
 
     @property
@@ -320,6 +325,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
                 self._channel_lost(Unauthorized(reason), None, now)
             case PeerFailed(_, reason):
                 self._peer_failed(reason, now)
+            case NotTrusted(_, reason, known, shown):
+                self._fail(PeerNotTrusted(reason, known, shown), None, now)
             case Pause():
                 self._pause(now)
             case Retry():
@@ -438,7 +445,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         if self._offer is None or not self._signaling:
             return
         self._offer_out = True
-        self._emit(SendOffer(self._serial, Offer(sdp=self._offer, session_id=self._session_id)))
+        offer = Offer(sdp=self._offer, session_id=self._session_id)
+        self._emit(SendOffer(self._serial, offer, self._ready_proof))
         self._send_candidates(self._trickle.announced(self._offer))
 
     def _send_candidates(self, messages: list[Candidate]) -> None:
@@ -473,6 +481,7 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         if self._state is _S.REQUESTING:
             self._move(_T.REQUEST_SENT, now)
         self._move(_T.READY, now)
+        self._ready_proof = message.proof
         if not self._peer:
             self._prepare(message.ice_servers)
         elif message.answer is not None:
@@ -489,7 +498,7 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
             return
         if self._state is _S.CREATING_OFFER:
             self._move(_T.OFFER_SENT, now)
-        self._emit(ApplyAnswer(self._serial, sdp))
+        self._emit(ApplyAnswer(self._serial, sdp, message.proof))
         self._move(_T.ANSWER, now)
         for candidate in self._trickle.described(sdp):
             self._emit(AddCandidate(self._serial, candidate))
@@ -500,7 +509,11 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         if self._state not in _TRYING or not self._request_out:
             self._emit(Ignored(message.event, "late"))
             return
-        self._fail(ConnectionRefused(message.code, message.message, message.retry_after), None, now)
+        if message.code == PeerNotTrusted.code:
+            error: DoorstepError = PeerNotTrusted(message.message)
+        else:
+            error = ConnectionRefused(message.code, message.message, message.retry_after)
+        self._fail(error, None, now)
 
     def _candidate(self, message: Candidate) -> None:
         if message.sender == "client" or not self._is_ours(message.session_id):

@@ -34,6 +34,7 @@ __all__ = [
     "JoinSignaling",
     "LeaveSignaling",
     "LocalCandidate",
+    "NotTrusted",
     "Numbered",
     "OfferCreated",
     "OfferSent",
@@ -141,6 +142,15 @@ class OfferSent(Numbered):
 
 
 @dataclass(frozen=True, slots=True)
+class NotTrusted(Numbered):
+    """The agent's key or proof is not the one that was expected. Final. Fields as of ``PeerNotTrusted``."""
+
+    reason: str
+    known: str | None = None
+    shown: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Denied(Numbered):
     """The back end's policies refused a join. Final."""
 
@@ -236,16 +246,22 @@ class CreateOffer(Numbered):
 
 @dataclass(frozen=True, slots=True)
 class SendOffer(Numbered):
-    """Broadcast on the signaling channel, then OfferSent or ChannelLost."""
+    """Broadcast on the signaling channel, then OfferSent, ChannelLost or NotTrusted.
+
+    ``proof`` is that of the ``connection-ready`` that asked for it.
+    """
 
     message: Offer
+    proof: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyAnswer(Numbered):
-    """Give the answer to the peer and wait for its wire, then WireUp or PeerFailed."""
+    """Check the answer's proof, give the answer to the peer and wait for its wire, then WireUp, PeerFailed or
+    NotTrusted."""
 
     sdp: str
+    proof: dict[str, str] | None = None
 
 
 # Effects of the agent.

@@ -10,6 +10,7 @@ import {
     ConnectionRefused,
     type DoorstepError,
     NotAllowed,
+    PeerNotTrusted,
     SignalingLost,
     Unauthorized,
 } from "./errors.ts";
@@ -24,6 +25,7 @@ import {
     iceUfrags,
     type Message,
     type Offer,
+    type ProofFields,
     type ConnectionRefused as Refusal,
 } from "./signaling.ts";
 import { DEFAULT_TIMING, type Timing } from "./timing.ts";
@@ -110,7 +112,13 @@ export type Completion =
     | (Numbered<"wire-lost"> & { readonly reason: string })
     | (Numbered<"channel-lost"> & { readonly reason: string })
     | (Numbered<"denied"> & { readonly reason: string })
-    | (Numbered<"peer-failed"> & { readonly reason: string });
+    | (Numbered<"peer-failed"> & { readonly reason: string })
+    /** The agent's key or proof is not the one that was expected. Final. */
+    | (Numbered<"not-trusted"> & {
+          readonly reason: string;
+          readonly known?: string | undefined;
+          readonly shown?: string | undefined;
+      });
 
 export type Command =
     | { readonly type: "connect" }
@@ -126,9 +134,10 @@ export type AttemptEffect =
     | Numbered<"join-signaling">
     /** `iceServers` null = the client's own. */
     | (Numbered<"create-offer"> & { readonly iceServers: readonly IceServer[] | null })
-    | (Numbered<"send-offer"> & { readonly message: Offer })
+    /** `proof` is that of the `connection-ready` that asked for it. */
+    | (Numbered<"send-offer"> & { readonly message: Offer; readonly proof?: ProofFields })
     | (Numbered<"send-candidate"> & { readonly message: Candidate })
-    | (Numbered<"apply-answer"> & { readonly sdp: string })
+    | (Numbered<"apply-answer"> & { readonly sdp: string; readonly proof?: ProofFields })
     | (Numbered<"add-candidate"> & { readonly candidate: IceCandidate })
     /** This try no longer needs the signaling channel. Never touches a peer. */
     | Numbered<"leave-signaling">
@@ -183,6 +192,7 @@ export class Attempt {
     private peer = false;
     private offer: string | null = null;
     private requestOut = false;
+    private readyProof: ProofFields | undefined;
     private offerOut = false;
     private trickle: Trickle;
 
@@ -294,6 +304,8 @@ export class Attempt {
             case "peer-failed":
                 if (this.current === "connected") return; // a wire that is up is lost by wire-lost only
                 return this.fail(new ConnectFailed(event.reason), this.timing.retryPause, now);
+            case "not-trusted":
+                return this.fail(new PeerNotTrusted(event.reason, event.known, event.shown), null, now);
         }
     }
 
@@ -327,6 +339,7 @@ export class Attempt {
         this.agents = this.signalingAsked = this.signaling = this.peer = false;
         this.offer = null;
         this.requestOut = this.offerOut = false;
+        this.readyProof = undefined;
         this.trickle = new Trickle(this.sessionId, "client");
         this.move(trigger, now, reason);
         this.emit({ type: "join-agents", serial: this.currentSerial });
@@ -414,7 +427,8 @@ export class Attempt {
         this.offerOut = true;
         const session = this.sessionId === null ? {} : { sessionId: this.sessionId };
         const message: Offer = { event: "offer", sdp: this.offer, ...session };
-        this.emit({ type: "send-offer", serial: this.currentSerial, message });
+        const proof = this.readyProof && { proof: this.readyProof };
+        this.emit({ type: "send-offer", serial: this.currentSerial, message, ...proof });
         this.sendCandidates(this.trickle.announced(this.offer));
     }
 
@@ -450,6 +464,7 @@ export class Attempt {
     private agentReady(message: ConnectionReady, now: number): void {
         if (this.current === "requesting") this.move("request-sent", now);
         this.move("ready", now);
+        this.readyProof = message.proof;
         if (!this.peer) this.prepare(message.iceServers ?? null);
         else if (message.answer !== undefined) this.answered(message, message.answer, now);
         else this.sendOffer();
@@ -464,7 +479,8 @@ export class Attempt {
         )
             return this.ignore(message.event, "stale");
         if (this.current === "creating-offer") this.move("offer-sent", now);
-        this.emit({ type: "apply-answer", serial: this.currentSerial, sdp });
+        const proof = message.proof && { proof: message.proof };
+        this.emit({ type: "apply-answer", serial: this.currentSerial, sdp, ...proof });
         this.move("answer", now);
         for (const candidate of this.trickle.described(sdp))
             this.emit({ type: "add-candidate", serial: this.currentSerial, candidate });
@@ -473,7 +489,11 @@ export class Attempt {
     private refused(message: Refusal, now: number): void {
         if (message.agentId !== this.agentId || (message.sessionId ?? null) !== this.sessionId) return;
         if (!this.trying || !this.requestOut) return this.ignore(message.event, "late");
-        this.fail(new ConnectionRefused(message.code, message.message, message.retryAfter), null, now);
+        const error =
+            message.code === "not-trusted"
+                ? new PeerNotTrusted(message.message)
+                : new ConnectionRefused(message.code, message.message, message.retryAfter);
+        this.fail(error, null, now);
     }
 
     private candidate(message: Candidate): void {

@@ -55,6 +55,18 @@ export class AgentUnreachable extends DoorstepError {
     }
 }
 
+/** Who answered is not who was expected, or did not prove it; `known` and `shown` are fingerprints of keys. */
+export class PeerNotTrusted extends DoorstepError {
+    readonly known: string | undefined;
+    readonly shown: string | undefined;
+
+    constructor(message: string, known?: string, shown?: string) {
+        super("not-trusted", message);
+        this.known = known;
+        this.shown = shown;
+    }
+}
+
 /** A service of the peer answered with an error; `code` is the peer's code. */
 export class RemoteError extends DoorstepError {}
 

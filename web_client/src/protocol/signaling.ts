@@ -19,6 +19,9 @@ export interface IceServer {
     readonly credential?: string;
 }
 
+/** The JSON form of a proof (protocol/proof.ts). */
+export type ProofFields = Readonly<Record<string, string>>;
+
 export interface ConnectionRequest {
     readonly event: "connection-request";
     readonly agentId: string;
@@ -26,7 +29,7 @@ export interface ConnectionRequest {
     readonly clientId?: string;
     readonly capabilities?: readonly string[];
     readonly offer?: string;
-    readonly proof?: Readonly<Record<string, string>>;
+    readonly proof?: ProofFields;
 }
 
 export interface ConnectionReady {
@@ -37,7 +40,7 @@ export interface ConnectionReady {
     /** The ICE username fragment of the offer that is answered. */
     readonly replyTo?: string;
     readonly iceServers?: readonly IceServer[];
-    readonly proof?: Readonly<Record<string, string>>;
+    readonly proof?: ProofFields;
 }
 
 export interface ConnectionRefused {
@@ -54,7 +57,7 @@ export interface Offer {
     readonly event: "offer";
     readonly sdp: string;
     readonly sessionId?: string;
-    readonly proof?: Readonly<Record<string, string>>;
+    readonly proof?: ProofFields;
 }
 
 export interface Answer {
@@ -62,7 +65,7 @@ export interface Answer {
     readonly sdp: string;
     readonly sessionId?: string;
     readonly replyTo?: string;
-    readonly proof?: Readonly<Record<string, string>>;
+    readonly proof?: ProofFields;
 }
 
 /** W3C `RTCIceCandidateInit`; an empty `candidate` means there are no more. */
