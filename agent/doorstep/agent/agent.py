@@ -21,6 +21,7 @@ from doorstep.agent.registration import Directory, Registration, platform_name, 
 from doorstep.protocol.errors import SignalingLost, UsageError
 from doorstep.protocol.ids import UserId, agents_topic
 from doorstep.protocol.limits import SESSIONS_PER_AGENT
+from doorstep.protocol.proof import PrivateKey
 from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime import Service
@@ -43,12 +44,16 @@ class Agent:
         signaling: Signaling,
         services: Iterable[Service],
         directory: Directory | None = None,
+        key: PrivateKey | None = None,
+        require_proof: bool = False,
         ice_servers: tuple[IceServer, ...] = (),
         timing: Timing = DEFAULT_TIMING,
         limit: int = SESSIONS_PER_AGENT,
         on_event: OnEvent | None = None,
     ) -> None:
         """``limit`` bounds sessions and attempts; a knock above it is refused.
+
+        Without ``key`` the agent proves nothing. ``require_proof`` refuses clients that prove nothing.
 
         ``signaling``, ``services`` and ``directory`` stay the caller's to close, after :meth:`stop`.
         """
@@ -59,7 +64,10 @@ class Agent:
         self._signaling = signaling
         self._timing = timing
         self._on_event = on_event
-        self._registration = None if directory is None else Registration(directory, identity, timing)
+        self._public_key = None if key is None else str(key.public)
+        self._registration = (
+            None if directory is None else Registration(directory, identity, timing, self._public_key)
+        )
         self._about: dict[str, Any] = {"name": self.name, "platform": platform_name(), "version": version()}
         self._services = {service.name: service for service in services}
         self._door = Door(
@@ -71,6 +79,8 @@ class Agent:
             timing=timing,
             limit=limit,
             tell=self._tell,
+            key=key,
+            require_proof=require_proof,
         )
         self._channel: Channel | None = None
         self._left = asyncio.Event()
@@ -177,7 +187,7 @@ class Agent:
             "name": self.name,
             "platform": self._about["platform"],
             "version": self._about["version"],
-            "public_key": None,
+            "public_key": self._public_key,
             "services": sorted(self._services),
             "availability": "available",
             "online_at": self._online_since,

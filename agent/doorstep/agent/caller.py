@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from doorstep.agent.events import EventKind
 from doorstep.protocol.answering import Answering, AnsweringEffect, AnsweringEvent, AnsweringState
-from doorstep.protocol.errors import DoorstepError, LinkError, NotAllowed
+from doorstep.protocol.errors import DoorstepError, LinkError, NotAllowed, PeerNotTrusted
 from doorstep.protocol.ids import AgentId, SessionId
 from doorstep.protocol.machine import Report
-from doorstep.protocol.signaling import IceServer, Message, dump
+from doorstep.protocol.proof import PrivateKey, PublicKey
+from doorstep.protocol.signaling import (
+    Candidate,
+    ConnectionRefused,
+    ConnectionRequest,
+    IceServer,
+    Message,
+    Offer,
+    dump,
+)
 from doorstep.protocol.steps import (
     AddCandidate,
     AnswerCreated,
@@ -38,6 +48,7 @@ from doorstep.protocol.steps import (
     WireUp,
 )
 from doorstep.protocol.timing import Timing
+from doorstep.protocol.trust import AgentProofs
 from doorstep.runtime import Role, Service, Session
 from doorstep.runtime.tasks import TaskOwner
 
@@ -61,6 +72,8 @@ class House(Protocol):
     about: Mapping[str, Any]
     ice_servers: tuple[IceServer, ...]
     timing: Timing
+    key: PrivateKey | None
+    require_proof: bool
     tasks: TaskOwner
 
     async def send_agents(self, event: str, payload: Mapping[str, Any]) -> None:
@@ -93,6 +106,9 @@ class Caller:
         self._machine = Answering(
             house.agent_id, session_id, ice_servers=house.ice_servers or None, timing=house.timing
         )
+        self._proofs = AgentProofs(
+            house.key, house.agent_id, session_id, secrets.token_bytes, required=house.require_proof
+        )
         self._events: deque[AnsweringEvent | None] = deque()
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
@@ -101,6 +117,7 @@ class Caller:
         self._sending: asyncio.Task[None] | None = None
         self._unsent = 0
         self._wire = ""
+        self._client: PublicKey | None = None
         self._was_connected = False
 
     def __repr__(self) -> str:
@@ -109,6 +126,29 @@ class Caller:
     @property
     def state(self) -> AnsweringState:
         return self._machine.state
+
+    def receive(self, message: ConnectionRequest | Offer | Candidate) -> None:
+        """Give the machine a message of the client, unless its proof fails or is of another attempt."""
+        try:
+            if isinstance(message, ConnectionRequest):
+                self._proofs.request(message)
+            elif isinstance(message, Offer) and not self._proofs.offer(message):
+                _log.debug("session %s: an offer of another attempt is ignored", self.session_id)
+                return
+        except PeerNotTrusted as error:
+            self._turn_away(error)
+        else:
+            self.handle(message)
+
+    def _turn_away(self, error: PeerNotTrusted) -> None:
+        """Nothing is given to the machine, so that nobody's forgery ends an attempt or a live connection."""
+        self._house.tell(EventKind.REFUSED, self.session_id, reason=str(error))
+        refusal = ConnectionRefused(
+            agent_id=self._house.agent_id, session_id=self.session_id, code=error.code, message=error.message
+        )
+        self._post(self._house.send_agents, refusal)
+        if not self._machine.serial:  # its first knock
+            self._house.retire(self)
 
     def handle(self, event: AnsweringEvent | None) -> None:
         """Give the machine an event (None = its timer rang) and do what it asks for.
@@ -145,22 +185,25 @@ class Caller:
             case LeaveSignaling():
                 self._house.release_signaling(self)
             case SendReady(serial, message):
-                self._post(self._house.send_agents, message, serial, acknowledged=message.answer is not None)
+                ready = self._proofs.ready(message)
+                self._post(self._house.send_agents, ready, serial, acknowledged=ready.answer is not None)
             case SendRefused(serial, message):
                 self._house.tell(EventKind.REFUSED, self.session_id, reason=message.message)
                 self._post(self._house.send_agents, message)
             case SendAnswer(serial, message):
-                self._post(self._house.send_signaling, message, serial, acknowledged=True)
+                answer = self._proofs.answer(message)
+                self._post(self._house.send_signaling, answer, serial, acknowledged=True)
             case SendCandidate(_, message):
                 self._post(self._house.send_signaling, message)
             case CreateAnswer(serial, sdp):
-                self._runs[serial] = self._spawn(self._run(serial, sdp), "peer")
+                run = self._run(serial, sdp, self._proofs.client_key)
+                self._runs[serial] = self._spawn(run, "peer")
             case AddCandidate(serial, candidate):
                 if serial in self._peers:
                     self._spawn(self._peers[serial].add_candidate(candidate), "candidate")
             case ClosePeer(serial):
-                if (run := self._runs.pop(serial, None)) is not None:
-                    run.cancel()
+                if (ended := self._runs.pop(serial, None)) is not None:
+                    ended.cancel()
             case Report():
                 self._report(effect)
             case Ignored(name, why):
@@ -173,7 +216,9 @@ class Caller:
             self._was_connected = True
             self._house.connected(self)
             seconds = round(self._loop.time() - self._knocked, 3)
-            self._house.tell(EventKind.CONNECTED, self.session_id, wire=self._wire, seconds=seconds)
+            key = None if self._client is None else self._client.fingerprint
+            facts = {"wire": self._wire, "seconds": seconds, "client_key": key}
+            self._house.tell(EventKind.CONNECTED, self.session_id, **facts)
         elif report.state is AnsweringState.CLEANUP:
             kind = EventKind.SESSION_ENDED if self._was_connected else EventKind.FAILED
             self._house.tell(kind, self.session_id, reason=reason)
@@ -226,13 +271,13 @@ class Caller:
 
     # A peer connection, from the offer to the end of its session.
 
-    async def _run(self, serial: int, offer: str) -> None:
+    async def _run(self, serial: int, offer: str, client: PublicKey | None) -> None:
         """The machine is told of the end when everything of it has been released."""
-        ended = await self._converse(serial, offer)
+        ended = await self._converse(serial, offer, client)
         self._runs.pop(serial, None)
         self.handle(ended)
 
-    async def _converse(self, serial: int, offer: str) -> PeerFailed | WireLost:
+    async def _converse(self, serial: int, offer: str, client: PublicKey | None) -> PeerFailed | WireLost:
         from doorstep.transport.webrtc import Peer
 
         house = self._house
@@ -251,7 +296,7 @@ class Caller:
             self.handle(AnswerCreated(serial, answer))
             wire = await peer.wire()
             await session.start(wire)
-            self._wire = wire.kind
+            self._wire, self._client = wire.kind, client
             self.handle(WireUp(serial))
             return WireLost(serial, await session.wait_closed())
         except DoorstepError as error:

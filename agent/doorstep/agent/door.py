@@ -17,6 +17,7 @@ from doorstep.protocol.answering import Admission, admit, busy
 from doorstep.protocol.errors import DoorstepError, LinkError, MalformedMessage, SignalingLost
 from doorstep.protocol.ids import AgentId, SessionId, signaling_topic
 from doorstep.protocol.lease import SignalingLease
+from doorstep.protocol.proof import PrivateKey
 from doorstep.protocol.signaling import Candidate, ConnectionRequest, IceServer, Message, Offer, dump, parse
 from doorstep.protocol.steps import ChannelLost, JoinSignaling, LeaveSignaling, SignalingJoined, Stop
 from doorstep.protocol.timing import Timing
@@ -45,12 +46,16 @@ class Door:
         timing: Timing,
         limit: int,
         tell: Tell,
+        key: PrivateKey | None = None,
+        require_proof: bool = False,
     ) -> None:
         self.agent_id = agent_id
         self.services = services
         self.about = about
         self.ice_servers = ice_servers
         self.timing = timing
+        self.key = key
+        self.require_proof = require_proof
         self.tasks = TaskOwner()
         self.agents_channel: Channel | None = None
         self._limit = limit
@@ -85,7 +90,7 @@ class Door:
     def _receive_signaling(self, event: str, payload: dict[str, Any]) -> None:
         message = self._parse(event, payload)
         if isinstance(message, Offer | Candidate) and (caller := self._callers.get(message.session_id)):
-            caller.handle(message)
+            caller.receive(message)
 
     def _parse(self, event: str, payload: dict[str, Any]) -> Message | None:
         try:
@@ -103,9 +108,9 @@ class Door:
                 self._callers[request.session_id] = caller
                 self._everybody.add(caller)
                 self.tell(EventKind.KNOCK, request.session_id)
-                caller.handle(request)
+                caller.receive(request)
             case Admission.REPEAT if current is not None:
-                current.handle(request)
+                current.receive(request)
             case Admission.BUSY:
                 self.tell(EventKind.REFUSED, request.session_id, reason="busy")
                 self.tasks.spawn(self._refuse(request), "refuse")

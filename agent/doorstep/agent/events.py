@@ -23,7 +23,7 @@ class EventKind(StrEnum):
     OFFLINE = "offline"  # stopped, or the back end is out of reach (``reason``)
     KNOCK = "knock"  # a client asks for a connection
     REFUSED = "refused"  # it was turned down (``reason``)
-    CONNECTED = "connected"  # a session has begun (``wire``, ``seconds`` since the knock)
+    CONNECTED = "connected"  # a session has begun (``wire``, ``seconds`` since the knock, ``client_key``)
     FAILED = "failed"  # no connection came of the knock (``reason``)
     SESSION_ENDED = "session-ended"  # (``reason``)
 
@@ -39,6 +39,8 @@ class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     wire: str | None = None
     seconds: float | None = None
     reason: str | None = None
+    client_key: str | None = None
+    """Fingerprint of the key the client has proved; None for a client that proves none."""
 
 
 _log = logging.getLogger("doorstep.agent")

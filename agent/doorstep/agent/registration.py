@@ -31,11 +31,17 @@ class Directory(Protocol):
 class Registration:
     """Keeps one row. Owns one task between :meth:`start` and :meth:`stop`."""
 
-    def __init__(self, directory: Directory, identity: Identity, timing: Timing) -> None:
+    def __init__(
+        self, directory: Directory, identity: Identity, timing: Timing, public_key: str | None = None
+    ) -> None:
         self._directory = directory
         self._timing = timing
         self._record = AgentRecord(
-            id=identity.id, name=identity.name, platform=platform_name(), version=version()
+            id=identity.id,
+            name=identity.name,
+            platform=platform_name(),
+            version=version(),
+            public_key=public_key,
         )
         self._touching: asyncio.Task[None] | None = None
 

@@ -20,6 +20,7 @@ from doorstep.agent.settings import Settings
 from doorstep.agent.tasks import race
 from doorstep.agent.terminal import TerminalService
 from doorstep.protocol.errors import InvalidInput, LinkError, UsageError
+from doorstep.transport.keys import AGENT_KEY, load_key
 from doorstep.transport.supervisor import Backoff
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str
     """Be the agent until cancelled."""
     async with AsyncExitStack() as stack:
         identity = load_identity(settings.state_dir, settings.name)
+        key = load_key(settings.state_dir, AGENT_KEY)
         files = _files(settings.file_root)
         stack.callback(files.close)
         backend = await _sign_in(settings, identity, on_event)
@@ -67,6 +69,8 @@ async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str
             signaling=backend.signaling(),
             services=(TerminalService(settings.timing), ExecService(settings.timing), files),
             directory=backend,
+            key=key,
+            require_proof=settings.require_proof,
             ice_servers=settings.ice_servers,
             timing=settings.timing,
             on_event=on_event,

@@ -31,6 +31,8 @@ class Settings:
     ice_servers: tuple[IceServer, ...] = ()
     """STUN and TURN servers. None are contacted unless they are named here."""
     timing: Timing = DEFAULT_TIMING
+    require_proof: bool = False
+    """Refuse clients that do not prove a key of their own."""
     exit_with_parent: bool = False
     """Stop when stdin ends: whoever started the agent holds the other end of that pipe."""
     json_events: bool = False
@@ -38,7 +40,8 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], **flags: object) -> Self:
-        """Read DOORSTEP_NAME, DOORSTEP_FILE_ROOT, DOORSTEP_ICE_SERVERS (JSON list) and DOORSTEP_TIMING_*.
+        """Read DOORSTEP_NAME, DOORSTEP_FILE_ROOT, DOORSTEP_ICE_SERVERS (JSON list), DOORSTEP_REQUIRE_PROOF (1
+        or 0) and DOORSTEP_TIMING_*.
 
         ``flags`` that are not None win. Raises :class:`InvalidInput`.
         """
@@ -49,9 +52,17 @@ class Settings:
             chosen["file_root"] = Path(root)
         if servers := environment.get("DOORSTEP_ICE_SERVERS"):
             chosen["ice_servers"] = _ice_servers(servers)
+        if required := environment.get("DOORSTEP_REQUIRE_PROOF"):
+            chosen["require_proof"] = _flag("DOORSTEP_REQUIRE_PROOF", required)
         chosen |= {name: value for name, value in flags.items() if value is not None}
         chosen.setdefault("state_dir", default_state_dir())
         return cls(**chosen)  # type: ignore[arg-type]
+
+
+def _flag(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise InvalidInput(name, "must be 1 or 0")
+    return text == "1"
 
 
 def _ice_servers(text: str) -> tuple[IceServer, ...]:
