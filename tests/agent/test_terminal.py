@@ -232,12 +232,17 @@ async def test_hanging_up_ends_everything_on_the_terminal(how: str) -> None:
 
 async def test_after_a_log_out_background_jobs_live_on(client: Session) -> None:
     screen = await terminal(client)
-    await screen.type("setsid sleep 1005 >/dev/null 2>&1 </dev/null & echo job $!; disown; exit\n")
-    await screen.ended()
-    found = re.search(rb"job (\d+)", screen.seen)
-    assert found
+    await screen.type("setsid sh -c 'echo job $$.; exec sleep 1005 >/dev/null 2>&1 </dev/null' &\n")
+    found = re.search(rb"job (\d+)\.", await screen.until(b"job", b".\r\n"))
+    while found is None:  # what was typed is echoed first
+        found = re.search(rb"job (\d+)\.", await screen.until(b"."))
     pid = int(found[1])
-    os.kill(pid, signal.SIGKILL)  # raises when it is gone
+    try:
+        await screen.type("exit\n")
+        await screen.ended()
+        assert os.getsid(pid) == pid  # raises when it is gone
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,17 @@
-"""Agent: what happens at the door, for whoever shows it: one frozen event, one line of JSON."""
+"""Agent: what happens at the door, for whoever shows it: one frozen event each."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
 
 from doorstep.protocol.ids import AgentId, SessionId
 
-__all__ = ["AgentEvent", "EventKind", "OnEvent", "json_lines"]
+__all__ = ["AgentEvent", "EventKind", "OnEvent"]
 
 
 class EventKind(StrEnum):
@@ -43,20 +41,5 @@ class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     """Fingerprint of the key the client has proved; None for a client that proves none."""
 
 
-_log = logging.getLogger("doorstep.agent")
-
 OnEvent = Callable[[AgentEvent], Any]
 """Called in the event loop; must not block and must not raise."""
-
-
-def json_lines(out: TextIO = sys.stdout) -> OnEvent:
-    """Return a listener that writes each event as one line of JSON, for a parent that reads them all."""
-
-    def write(event: AgentEvent) -> None:
-        try:
-            out.write(msgspec.json.encode(event).decode() + "\n")
-            out.flush()
-        except OSError as error:
-            _log.debug("nobody reads the events: %s", error)
-
-    return write

@@ -6,16 +6,18 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorstep.agent.agent import Agent
-from doorstep.agent.events import AgentEvent, EventKind, OnEvent, json_lines
+from doorstep.agent.events import AgentEvent, EventKind, OnEvent
 from doorstep.agent.exec import ExecService
 from doorstep.agent.files import FilesService
 from doorstep.agent.identity import Identity, load_identity, only_agent
+from doorstep.agent.json_lines import json_lines
 from doorstep.agent.settings import Settings
 from doorstep.agent.tasks import race
 from doorstep.agent.terminal import TerminalService
@@ -42,9 +44,12 @@ async def run(settings: Settings, on_event: OnEvent | None = None) -> str:
     A back end that is away is waited for. Raises :class:`AlreadyRunning`, :class:`NotSignedIn`,
     :class:`Unauthorized`, :class:`InvalidInput`.
     """
-    listener = json_lines() if settings.json_events else on_event
     reasons: list[str] = []
-    with only_agent(settings.state_dir):
+    with ExitStack() as stack:
+        stack.enter_context(only_agent(settings.state_dir))
+        listener = on_event
+        if settings.json_events:
+            listener = stack.enter_context(json_lines(sys.stdout.fileno(), settings.timing.shutdown))
         async with _stop_signals(settings.exit_with_parent) as stop:
             await race(_wait(stop, reasons), _serve(settings, listener, reasons))
     return reasons[0] if reasons else "stopped"
