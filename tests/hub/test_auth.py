@@ -12,6 +12,7 @@ import jwt
 import pytest
 from supabase_auth.errors import AuthApiError, AuthWeakPasswordError
 
+from doorstep.hub.config import HubConfig
 from doorstep.hub.events import HubEventKind
 from doorstep.testing.hub import CHEAP, ThrowAwayHub, throw_away_hub
 
@@ -170,20 +171,52 @@ async def test_sign_out_ends_the_session_at_the_back_end(
     assert (await official.auth.refresh_session(user.refresh_token)).user.id == user.id
 
 
-async def test_signup_is_off_unless_configured(hub: ThrowAwayHub, client: Any, tmp_path: Path) -> None:
-    account = {"email": "new@example.test", "password": "long enough"}
-    with pytest.raises(AuthApiError) as refused:
+async def test_signup(hub: ThrowAwayHub, client: Any) -> None:
+    account = {"email": "new@example.test", "password": "long enough", "options": {"data": {"a": 1}}}
+    answer = await (await client(hub)).auth.sign_up(account)
+    assert answer.session is not None
+    assert answer.user.user_metadata == {"a": 1}
+    assert answer.user.identities[0].provider == "email"
+    with pytest.raises(AuthApiError) as taken:
         await (await client(hub)).auth.sign_up(account)
-    assert refused.value.code == "signup_disabled"
-    async with throw_away_hub(tmp_path / "open", signup=True) as welcoming:
-        answer = await (await client(welcoming)).auth.sign_up(account)
-        assert answer.session is not None
-        with pytest.raises(AuthApiError) as taken:
-            await (await client(welcoming)).auth.sign_up(account)
-        assert taken.value.code == "email_exists"
-        with pytest.raises(AuthWeakPasswordError) as weak:
-            await (await client(welcoming)).auth.sign_up({"email": "b@example.test", "password": "short"})
-        assert weak.value.reasons == ["length"]
+    assert (taken.value.status, taken.value.code) == (422, "user_already_exists")
+    with pytest.raises(AuthWeakPasswordError) as weak:
+        await (await client(hub)).auth.sign_up({"email": "b@example.test", "password": "short"})
+    assert weak.value.reasons == ["length"]
+    with pytest.raises(AuthApiError) as nobody:
+        await (await client(hub)).auth.sign_in_anonymously()
+    assert (nobody.value.status, nobody.value.code) == (422, "anonymous_provider_disabled")
+
+
+async def test_signup_needs_the_projects_key(hub: ThrowAwayHub, http: httpx.AsyncClient) -> None:
+    account = {"email": "new@example.test", "password": "long enough"}
+    for headers in ({}, {"apikey": "x"}):
+        assert (await http.post("/auth/v1/signup", json=account, headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ({}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "0.0.0.0", "signup": True}, True),
+        ({"public_url": "https://hub.example"}, False),
+        ({"allowed_hosts": ("hub.example",)}, False),
+        ({"signup": False}, False),
+    ],
+)
+async def test_signup_is_off_where_others_reach_the_hub(
+    tmp_path: Path, changes: dict[str, Any], allowed: bool
+) -> None:
+    assert HubConfig(state_dir=tmp_path, **changes).signup_allowed is allowed
+
+
+async def test_signup_can_be_turned_off(tmp_path: Path, client: Any) -> None:
+    async with throw_away_hub(tmp_path, signup=False) as hub:
+        with pytest.raises(AuthApiError) as refused:
+            await (await client(hub)).auth.sign_up({"email": "new@example.test", "password": "long enough"})
+        assert (refused.value.status, refused.value.code) == (422, "signup_disabled")
 
 
 async def test_only_the_service_role_administers(hub: ThrowAwayHub, client: Any) -> None:

@@ -15,12 +15,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 __all__ = [
+    "Changes",
     "EmailTaken",
     "Refreshed",
     "Refused",
+    "count_users",
     "create_user",
     "end_sessions",
     "find_user",
+    "is_banned",
     "list_users",
     "make_link",
     "refresh",
@@ -58,6 +61,19 @@ class Refreshed:
     token: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Changes:
+    """What is changed of an account; ``None`` stays. Metadata is merged; a key whose value is null goes."""
+
+    email: str | None = None
+    password_hash: str | None = None
+    role: str | None = None
+    banned_until: str | None = None
+    """ISO time, or ``""`` to lift the ban."""
+    app_metadata: dict[str, Any] | None = None
+    user_metadata: dict[str, Any] | None = None
+
+
 def now_text() -> str:
     return datetime.now(UTC).isoformat()
 
@@ -68,6 +84,7 @@ def create_user(
     password_hash: str | None,
     *,
     user_id: str | None = None,
+    role: str | None = None,
     app_metadata: dict[str, Any] | None = None,
     user_metadata: dict[str, Any] | None = None,
 ) -> User:
@@ -77,12 +94,13 @@ def create_user(
     try:
         db.execute(
             "INSERT INTO users"
-            " (id, email, password_hash, app_metadata, user_metadata, created_at, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            " (id, email, password_hash, role, app_metadata, user_metadata, created_at, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 chosen,
                 email,
                 password_hash,
+                role or "authenticated",
                 json.dumps(providers | (app_metadata or {})),
                 json.dumps(user_metadata or {}),
                 now,
@@ -107,23 +125,38 @@ def find_user(
 
 
 def list_users(db: sqlite3.Connection, *, limit: int, offset: int) -> list[User]:
-    rows = db.execute("SELECT * FROM users ORDER BY created_at, id LIMIT ? OFFSET ?", (limit, offset))
+    rows = db.execute("SELECT * FROM users ORDER BY created_at DESC, id LIMIT ? OFFSET ?", (limit, offset))
     return [user_json(row) for row in rows]
 
 
-def update_user(
-    db: sqlite3.Connection, user_id: str, *, password_hash: str | None, user_metadata: dict[str, Any] | None
-) -> User | None:
-    """Change what is given; the metadata is merged, as GoTrue does."""
+def count_users(db: sqlite3.Connection) -> int:
+    number: int = db.execute("SELECT count(*) FROM users").fetchone()[0]
+    return number
+
+
+def update_user(db: sqlite3.Connection, user_id: str, changes: Changes) -> User | None:
+    """Change what is given. Raises :class:`EmailTaken`; ``None``: there is no such account."""
     row = find_user(db, user_id=user_id)
     if row is None:
         return None
-    merged = json.loads(row["user_metadata"]) | (user_metadata or {})
-    db.execute(
-        "UPDATE users SET password_hash = coalesce(?, password_hash), user_metadata = ?, updated_at = ?"
-        " WHERE id = ?",
-        (password_hash, json.dumps(merged), now_text(), user_id),
-    )
+    try:
+        db.execute(
+            "UPDATE users SET email = coalesce(?, email), password_hash = coalesce(?, password_hash),"
+            " role = coalesce(?, role), banned_until = nullif(coalesce(?, banned_until), ''),"
+            " app_metadata = ?, user_metadata = ?, updated_at = ? WHERE id = ?",
+            (
+                changes.email,
+                changes.password_hash,
+                changes.role,
+                changes.banned_until,
+                _merged(row["app_metadata"], changes.app_metadata),
+                _merged(row["user_metadata"], changes.user_metadata),
+                now_text(),
+                user_id,
+            ),
+        )
+    except sqlite3.IntegrityError:
+        raise EmailTaken from None
     changed = find_user(db, user_id=user_id)
     return None if changed is None else user_json(changed)
 
@@ -138,7 +171,7 @@ def user_json(row: sqlite3.Row) -> User:
     return {
         "id": row["id"],
         "aud": "authenticated",
-        "role": "authenticated",
+        "role": row["role"],
         "email": row["email"],
         "phone": "",
         "email_confirmed_at": row["created_at"],
@@ -146,11 +179,17 @@ def user_json(row: sqlite3.Row) -> User:
         "last_sign_in_at": row["last_sign_in_at"],
         "app_metadata": json.loads(row["app_metadata"]),
         "user_metadata": json.loads(row["user_metadata"]),
-        "identities": [],
+        "identities": [_identity(row)],
         "created_at": row["created_at"],
         "updated_at": row["updated_at"],
         "is_anonymous": False,
-    }
+    } | ({} if row["banned_until"] is None else {"banned_until": row["banned_until"]})
+
+
+def is_banned(row: sqlite3.Row) -> bool:
+    """Whether the account may not sign in now."""
+    until: str | None = row["banned_until"]
+    return until is not None and datetime.fromisoformat(until) > datetime.now(UTC)
 
 
 def start_session(db: sqlite3.Connection, user_id: str) -> Refreshed:
@@ -189,6 +228,8 @@ def refresh(db: sqlite3.Connection, token: str, secret: str) -> Refreshed | None
         return None
     row = find_user(db, user_id=found["user_id"])
     assert row is not None
+    if is_banned(row):
+        raise Refused("user_banned", "Invalid Refresh Token: User Banned")
     return Refreshed(user_json(row), session, following)
 
 
@@ -223,6 +264,27 @@ def use_link(db: sqlite3.Connection, token: str) -> str | None:
         return None
     user_id: str = row["user_id"]
     return user_id
+
+
+def _identity(row: sqlite3.Row) -> dict[str, Any]:
+    """How the account signs in: clients take an account without any for one that was there before."""
+    data = {"sub": row["id"], "email": row["email"], "email_verified": True, "phone_verified": False}
+    return {
+        "identity_id": row["id"],
+        "id": row["id"],
+        "user_id": row["id"],
+        "identity_data": data,
+        "provider": "email",
+        "email": row["email"],
+        "last_sign_in_at": row["last_sign_in_at"],
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+    }
+
+
+def _merged(stored: str, changes: dict[str, Any] | None) -> str:
+    merged = json.loads(stored) | (changes or {})
+    return json.dumps({key: value for key, value in merged.items() if value is not None})
 
 
 def _hash(token: str) -> bytes:

@@ -13,9 +13,20 @@ from doorstep.hub.changes import Change
 from doorstep.hub.rest_query import Query, Where, column
 from doorstep.hub.rest_values import RestError, from_sql, to_sql
 from doorstep.hub.schema import AGENT_COLUMNS
-from doorstep.protocol.access import RowAction, Subject, may_rows
+from doorstep.protocol.access import DEFAULT_ROWS, Role, RowAction, RowRule, Subject, may_rows
 
-__all__ = ["TABLE", "Access", "Conflict", "count", "delete", "insert", "mark_stale", "select", "update"]
+__all__ = [
+    "TABLE",
+    "Access",
+    "Conflict",
+    "count",
+    "delete",
+    "delete_of",
+    "insert",
+    "mark_stale",
+    "select",
+    "update",
+]
 
 TABLE = "agents"
 _KEYS: dict[tuple[str, ...], str] = {("id",): "agents_pkey", ("owner_id", "name"): "agents_owner_id_name_key"}
@@ -35,16 +46,16 @@ class Conflict:
 class Access:
     """What one request may do with the table (nothing, its own rows, or everything), and what it did."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, rules: tuple[RowRule, ...] = DEFAULT_ROWS) -> None:
         self.changes: list[Change] = []
         """What was changed, for those who listen; to be told after the commit."""
         self._subject = subject
-        self._actions, self._owner = may_rows(subject, TABLE)
+        self._actions, self._owner = may_rows(subject, TABLE, rules=rules)
 
     def require(self, action: RowAction) -> None:
         """Refuse a role that has no grant at all; rows of others are not seen, which is no error."""
         if action not in self._actions:
-            status = 401 if self._subject.sub is None else 403
+            status = 401 if self._subject.role == Role.ANON else 403
             raise RestError(status, "42501", f"permission denied for table {TABLE}")
 
     @property
@@ -108,6 +119,12 @@ def delete(db: sqlite3.Connection, access: Access, query: Query) -> list[Row]:
     for row in rows:
         access.note(row, None)
     return rows
+
+
+def delete_of(db: sqlite3.Connection, access: Access, owner: str) -> None:
+    """Remove all agents of an account that is about to go."""
+    for row in db.execute("DELETE FROM agents WHERE owner_id = ? RETURNING *", (owner,)).fetchall():
+        access.note(row, None)
 
 
 def mark_stale(db: sqlite3.Connection, access: Access, before: str) -> None:

@@ -19,11 +19,13 @@ from doorstep.hub.auth_parts import (
     check_password,
     client_address,
     create_account,
+    current_user,
     email_address,
     hash_password,
     read_body,
-    signed_in,
+    require_project_key,
     too_busy,
+    update_account,
 )
 from doorstep.hub.events import HubEvent, HubEventKind
 from doorstep.hub.passwords import TooBusy
@@ -31,25 +33,30 @@ from doorstep.hub.services import Services, services
 
 __all__ = ["ROUTES"]
 
+LINK_TYPES = ("magiclink", "email", "recovery", "invite", "signup")
+"""A link signs in, whatever it was made for; the page that opens it asks for the new password."""
+
 
 class _Password(msgspec.Struct):
-    email: str
-    password: str
-    data: dict[str, Any] | None = None
-
-
-class _Refresh(msgspec.Struct):
-    refresh_token: str
-
-
-class _Changes(msgspec.Struct):
+    email: str | None = None
     password: str | None = None
     data: dict[str, Any] | None = None
 
 
+class _Refresh(msgspec.Struct):
+    refresh_token: str = ""
+
+
+class _Changes(msgspec.Struct):
+    email: str | None = None
+    password: str | None = None
+    data: dict[str, Any] | None = None
+    app_metadata: dict[str, Any] | None = None
+
+
 class _Verify(msgspec.Struct):
     type: str
-    token_hash: str
+    token_hash: str = ""
 
 
 async def token(request: Request) -> Response:
@@ -60,75 +67,77 @@ async def token(request: Request) -> Response:
         case "refresh_token":
             return await _refresh(request)
         case _:
-            raise AuthError(400, "validation_failed", "unsupported_grant_type")
+            raise AuthError(400, "invalid_credentials", "unsupported_grant_type")
 
 
 async def signup(request: Request) -> Response:
     """``POST /signup``: a new account, signed in at once, where the configuration allows it."""
     hub = services(request)
-    if not hub.config.signup:
+    require_project_key(request)
+    if not hub.config.signup_allowed:
         raise AuthError(422, "signup_disabled", "Signups not allowed for this instance")
     body = await read_body(request, _Password)
+    if body.email is None:
+        raise AuthError(422, "anonymous_provider_disabled", "Anonymous sign-ins are disabled")
+    if not body.password:
+        raise AuthError(400, "validation_failed", "Signup requires a valid password")
     check_password(hub, body.password)
-    user = await create_account(hub, body.email, body.password, user_metadata=body.data)
+    try:
+        user = await create_account(hub, body.email, body.password, user_metadata=body.data)
+    except AuthError as error:
+        if error.code != "email_exists":
+            raise
+        raise AuthError(422, "user_already_exists", "User already registered") from None
     session = await hub.store.run(lambda db: accounts.start_session(db, user["id"]))
     return _session(hub, session, "password")
 
 
 async def get_user(request: Request) -> Response:
     """``GET /user``: the account of the bearer token."""
-    claims = signed_in(request)
-
-    def work(db: sqlite3.Connection) -> sqlite3.Row | None:
-        if not accounts.session_exists(db, claims.session):
-            raise AuthError(403, "session_not_found", "Session from session_id claim in JWT does not exist")
-        return accounts.find_user(db, user_id=claims.sub)
-
-    row = await services(request).store.run(work)
-    if row is None:
-        raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
+    _, row = await current_user(request)
     return JSONResponse(accounts.user_json(row))
 
 
 async def put_user(request: Request) -> Response:
-    """``PUT /user``: a new password or metadata for the signed-in account."""
-    hub, claims = services(request), signed_in(request)
+    """``PUT /user``: another address (at once: no mail is sent), password or metadata."""
+    hub = services(request)
+    claims, row = await current_user(request)
     body = await read_body(request, _Changes)
+    if body.app_metadata is not None:
+        raise AuthError(403, "not_admin", "Updating app_metadata requires admin privileges")
     hashed = None
     if body.password is not None:
         check_password(hub, body.password)
+        if await _verify_password(hub, row["password_hash"], body.password):
+            message = "New password should be different from the old password."
+            raise AuthError(422, "same_password", message)
         hashed = await hash_password(hub, body.password)
-
-    def work(db: sqlite3.Connection) -> dict[str, Any] | None:
-        if not accounts.session_exists(db, claims.session):
-            raise AuthError(403, "session_not_found", "Session from session_id claim in JWT does not exist")
-        user = accounts.update_user(db, claims.sub or "", password_hash=hashed, user_metadata=body.data)
-        if hashed is not None:
-            accounts.end_sessions(db, claims.sub or "", claims.session, "others")
-        return user
-
-    user = await hub.store.run(work)
-    if user is None:
-        raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
+    email = email_address(body.email) if body.email else None
+    changes = accounts.Changes(email=email, password_hash=hashed, user_metadata=body.data)
+    user = await update_account(hub, row["id"], changes)
+    if hashed is not None:
+        await hub.store.run(lambda db: accounts.end_sessions(db, row["id"], claims.session, "others"))
     return JSONResponse(user)
 
 
 async def logout(request: Request) -> Response:
     """``POST /logout?scope=global|local|others``."""
-    claims = signed_in(request)
+    claims, row = await current_user(request)
     scope = request.query_params.get("scope", "global")
     if scope not in ("global", "local", "others"):
-        raise AuthError(400, "validation_failed", "Unsupported logout scope")
-    await services(request).store.run(
-        lambda db: accounts.end_sessions(db, claims.sub or "", claims.session, scope)
-    )
+        raise AuthError(400, "validation_failed", f"Unsupported logout scope '{scope[:20]}'")
+    await services(request).store.run(lambda db: accounts.end_sessions(db, row["id"], claims.session, scope))
     return Response(status_code=204)
 
 
 async def verify(request: Request) -> Response:
-    """``POST /verify {type: magiclink, token_hash}``: sign in with a link, once."""
+    """``POST /verify {type, token_hash}``: sign in with a link, once."""
     hub = services(request)
     body = await read_body(request, _Verify)
+    if body.type not in LINK_TYPES:
+        raise AuthError(400, "validation_failed", "Verify requires a verification type that is made here")
+    if not body.token_hash:
+        raise AuthError(400, "validation_failed", "Verify requires a token_hash: no codes are made here")
     address = client_address(request)
     _check_lockout(hub, f"link {address}", address)
 
@@ -136,12 +145,18 @@ async def verify(request: Request) -> Response:
         user_id = accounts.use_link(db, body.token_hash)
         return None if user_id is None else accounts.start_session(db, user_id)
 
-    session = await hub.store.run(work) if body.type in ("magiclink", "email") else None
+    session = await hub.store.run(work)
     if session is None:
         hub.lockout.failed(f"link {address}", address, time.monotonic())
         raise AuthError(403, "otp_expired", "Email link is invalid or has expired")
     hub.on_event(HubEvent(HubEventKind.SIGN_IN, session.user["email"], detail="link"))
     return _session(hub, session, "otp")
+
+
+async def no_mail(_: Request) -> Response:
+    """Whatever would send an e-mail."""
+    message = "This hub sends no e-mail; the operator makes links with admin.generate_link"
+    raise AuthError(422, "email_provider_disabled", message)
 
 
 async def jwks(request: Request) -> Response:
@@ -155,7 +170,7 @@ async def health(_: Request) -> Response:
 
 async def settings(request: Request) -> Response:
     """``GET /settings``: what a sign-in page wants to know."""
-    signup_off = not services(request).config.signup
+    signup_off = not services(request).config.signup_allowed
     return JSONResponse(
         {"external": {"email": True}, "disable_signup": signup_off, "mailer_autoconfirm": True}
     )
@@ -168,6 +183,10 @@ ROUTES = [
     Route("/auth/v1/user", put_user, methods=["PUT"]),
     Route("/auth/v1/logout", logout, methods=["POST"]),
     Route("/auth/v1/verify", verify, methods=["POST"]),
+    *(
+        Route(f"/auth/v1/{name}", no_mail, methods=["POST"])
+        for name in ("otp", "recover", "resend", "magiclink")
+    ),
     Route("/auth/v1/.well-known/jwks.json", jwks, methods=["GET"]),
     Route("/auth/v1/health", health, methods=["GET"]),
     Route("/auth/v1/settings", settings, methods=["GET"]),
@@ -177,12 +196,16 @@ ROUTES = [
 async def _sign_in(request: Request) -> Response:
     hub, address = services(request), client_address(request)
     body = await read_body(request, _Password)
+    if not body.email or body.password is None:
+        raise AuthError(400, "validation_failed", "missing email or password")
     email = email_address(body.email)
     try:
         async with hub.passwords.turn():
             row = await _checked_user(hub, email, address, body.password)
     except TooBusy:
         raise too_busy(1.0) from None
+    if accounts.is_banned(row):
+        raise AuthError(400, "user_banned", "User is banned")
     session = await hub.store.run(lambda db: accounts.start_session(db, row["id"]))
     hub.on_event(HubEvent(HubEventKind.SIGN_IN, email, detail="password"))
     return _session(hub, session, "password")
@@ -204,6 +227,8 @@ async def _checked_user(hub: Services, email: str, address: str, password: str) 
 async def _refresh(request: Request) -> Response:
     hub = services(request)
     body = await read_body(request, _Refresh)
+    if not body.refresh_token:
+        raise AuthError(400, "validation_failed", "refresh_token required")
     try:
         session = await hub.store.run(
             lambda db: accounts.refresh(db, body.refresh_token, hub.keys.refresh_secret)
@@ -213,6 +238,13 @@ async def _refresh(request: Request) -> Response:
     if session is None:
         raise AuthError(400, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
     return _session(hub, session, "password")
+
+
+async def _verify_password(hub: Services, hashed: str | None, password: str) -> bool:
+    try:
+        return await hub.passwords.verify(hashed, password)
+    except TooBusy:
+        raise too_busy(1.0) from None
 
 
 def _session(hub: Services, session: Refreshed, method: str) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from doorstep.hub import accounts
 from doorstep.hub.passwords import TooBusy
-from doorstep.hub.services import Services, bearer
+from doorstep.hub.services import Services, bearer, services
 from doorstep.hub.tokens import Claims, TokenError
 from doorstep.protocol.access import Role
 
@@ -21,12 +22,15 @@ __all__ = [
     "check_password",
     "client_address",
     "create_account",
+    "current_user",
     "email_address",
+    "email_exists",
     "hash_password",
     "read_body",
+    "require_project_key",
     "require_service",
-    "signed_in",
     "too_busy",
+    "update_account",
 ]
 
 T = TypeVar("T")
@@ -63,20 +67,39 @@ async def create_account(
     email: str,
     password: str | None,
     *,
+    user_id: str | None = None,
+    role: str | None = None,
     app_metadata: dict[str, Any] | None = None,
     user_metadata: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
+    """Make an account. Raises :class:`AuthError`, for an address that is taken ``email_exists``."""
     address = email_address(email)
     hashed = None if password is None else await hash_password(hub, password)
     try:
         return await hub.store.run(
             lambda db: accounts.create_user(
-                db, address, hashed, app_metadata=app_metadata, user_metadata=user_metadata
+                db,
+                address,
+                hashed,
+                user_id=user_id,
+                role=role,
+                app_metadata=app_metadata,
+                user_metadata=user_metadata,
             )
         )
     except accounts.EmailTaken:
-        message = "A user with this email address has already been registered"
-        raise AuthError(422, "email_exists", message) from None
+        raise email_exists() from None
+
+
+async def update_account(hub: Services, user_id: str, changes: accounts.Changes) -> dict[str, Any]:
+    """Change an account; a new password ends no session here. Raises :class:`AuthError`."""
+    try:
+        user = await hub.store.run(lambda db: accounts.update_user(db, user_id, changes))
+    except accounts.EmailTaken:
+        raise email_exists() from None
+    if user is None:
+        raise AuthError(404, "user_not_found", "User not found")
+    return user
 
 
 async def hash_password(hub: Services, password: str) -> str:
@@ -86,13 +109,31 @@ async def hash_password(hub: Services, password: str) -> str:
         raise too_busy(1.0) from None
 
 
+def email_exists() -> AuthError:
+    return AuthError(422, "email_exists", "A user with this email address has already been registered")
+
+
 def too_busy(seconds: float) -> AuthError:
     """The answer to one who must wait for ``seconds``."""
     return AuthError(429, "over_request_rate_limit", "Request rate limit reached", seconds)
 
 
-def signed_in(request: Request) -> Claims:
-    """The claims of a user's own token."""
+async def current_user(request: Request) -> tuple[Claims, sqlite3.Row]:
+    """Whose token a request carries; its session must not have ended. Raises :class:`AuthError`."""
+    claims = _signed_in(request)
+
+    def work(db: sqlite3.Connection) -> sqlite3.Row | None:
+        if not accounts.session_exists(db, claims.session):
+            raise AuthError(403, "session_not_found", "Session from session_id claim in JWT does not exist")
+        return accounts.find_user(db, user_id=claims.sub)
+
+    row = await services(request).store.run(work)
+    if row is None:
+        raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
+    return claims, row
+
+
+def _signed_in(request: Request) -> Claims:
     if "authorization" not in request.headers:
         raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
     try:
@@ -106,12 +147,28 @@ def signed_in(request: Request) -> Claims:
 
 def require_service(request: Request) -> None:
     """Let only the service role pass."""
+    if not {"authorization", "apikey"} & set(request.headers.keys()):
+        raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
     try:
         claims = bearer(request)
     except TokenError as error:
-        raise AuthError(401, "bad_jwt", f"invalid JWT: {error}") from None
+        raise AuthError(403, "bad_jwt", f"invalid JWT: {error}") from None
     if claims.role != Role.SERVICE:
         raise AuthError(403, "not_admin", "User not allowed")
+
+
+def require_project_key(request: Request) -> None:
+    """Let only those pass who know a key of the project: a page of somebody else's does not."""
+    key = request.headers.get("apikey", "")
+    if not key and "authorization" not in request.headers:
+        raise AuthError(401, "no_authorization", "No API key found in request")
+    try:
+        if key:
+            services(request).tokens.verify(key)
+        else:
+            bearer(request)
+    except TokenError:
+        raise AuthError(401, "bad_jwt", "Invalid API key") from None
 
 
 def check_password(hub: Services, password: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from doorstep.hub.schema import AGENT_COLUMNS
-from doorstep.protocol.access import RowAction, Subject, may_rows
+from doorstep.protocol.access import DEFAULT_ROWS, RowAction, RowRule, Subject, may_rows
 
 __all__ = ["Change", "Changes", "Listener", "Row", "is_valid", "wanted_text"]
 
@@ -60,9 +60,10 @@ class Listener(Protocol):
 
 
 class Changes:
-    """All listeners of a hub."""
+    """All listeners of a hub; ``rules`` say who sees which rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: tuple[RowRule, ...] = DEFAULT_ROWS) -> None:
+        self._rules = rules
         self._listeners: dict[int, Listener] = {}
 
     def add(self, listener: Listener) -> None:
@@ -77,8 +78,12 @@ class Changes:
             data = _data(change)
             for listener in tuple(self._listeners.values()):
                 ids = [each["id"] for each in listener.bindings if _matches(each, change)]
-                if ids and _may_see(listener.subject, change):
+                if ids and self._may_see(listener.subject, change):
                     listener.tell_change(msgspec.Raw(msgspec.json.encode({"ids": ids, "data": data})))
+
+    def _may_see(self, subject: Subject, change: Change) -> bool:
+        actions, owner = may_rows(subject, _TABLE, rules=self._rules)
+        return RowAction.SELECT in actions and (owner is None or change.row[owner] == subject.sub)
 
 
 def is_valid(binding: Mapping[str, Any]) -> bool:
@@ -123,11 +128,6 @@ def _matches(binding: Mapping[str, Any], change: Change) -> bool:
     name, operator, wanted = found
     value = change.row[name]
     return value is not None and _COMPARE[operator](str(value), wanted)
-
-
-def _may_see(subject: Subject, change: Change) -> bool:
-    actions, owner = may_rows(subject, _TABLE)
-    return RowAction.SELECT in actions and (owner is None or change.row[owner] == subject.sub)
 
 
 def _filter(text: str) -> tuple[str, str, str] | None:

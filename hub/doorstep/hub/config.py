@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
-from doorstep.protocol.access import DEFAULT_TOPICS, TopicRule
+from doorstep.protocol.access import DEFAULT_ROWS, DEFAULT_TOPICS, RowRule, TopicRule
 from doorstep.protocol.limits import MIB
 from doorstep.protocol.timing import DEFAULT_TIMING
 
-__all__ = ["DEFAULT_PORT", "HubConfig", "RealtimeLimits", "SignInLimits"]
+__all__ = ["DEFAULT_PORT", "GivenKeys", "HubConfig", "RealtimeLimits", "SignInLimits", "is_loopback"]
 
 DEFAULT_PORT = 8787
 
@@ -62,6 +65,20 @@ class SignInLimits:
     parallelism: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class GivenKeys:
+    """Keys from outside, instead of those the hub made for itself; checked at start."""
+
+    jwt_secret: str | None = None
+    """Signs and verifies HS256, HS384 and HS512; the API keys are made with it when they are not given."""
+    anon_key: str | None = None
+    """A token that names the role, or an opaque key (``sb_publishable_…``)."""
+    service_key: str | None = None
+    """Likewise (``sb_secret_…``)."""
+    jwks: Mapping[str, Any] | None = None
+    """A JSON Web Key Set: who else signs users' tokens, by ``kid``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubConfig:
     """How one hub runs. ``state_dir`` is the product's; the hub's own files are in ``hub/`` there."""
@@ -74,15 +91,32 @@ class HubConfig:
     """The URL users see, when a proxy stands in front."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names accepted besides loopback names, the bound address and that of ``public_url``."""
-    signup: bool = False
-    """Whether ``POST /auth/v1/signup`` makes accounts."""
+    signup: bool | None = None
+    """Whether ``POST /auth/v1/signup`` makes accounts; ``None``: only when nobody outside can call."""
     access_token_seconds: int = 3600
     sign_in_link_seconds: float = DEFAULT_TIMING.sign_in_link
     topics: tuple[TopicRule, ...] = DEFAULT_TOPICS
     """Who may use which private topic; the default is what ``sql/`` states."""
+    rows: tuple[RowRule, ...] = DEFAULT_ROWS
+    """Who may do what with which rows; likewise."""
+    keys: GivenKeys = field(default_factory=GivenKeys)
     body_bytes: int = 1 * MIB
     """Largest request body, except of a REST broadcast, which is bounded by the realtime payload limit."""
     password_characters: int = 8
     """Shortest password accepted for a new account."""
     realtime: RealtimeLimits = field(default_factory=RealtimeLimits)
     sign_in: SignInLimits = field(default_factory=SignInLimits)
+
+    @property
+    def signup_allowed(self) -> bool:
+        if self.signup is not None:
+            return self.signup
+        return is_loopback(self.host) and self.public_url is None and not self.allowed_hosts
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

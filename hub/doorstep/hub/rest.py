@@ -38,7 +38,7 @@ class _Call:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.access = Access(_subject(request))
+        self.access = Access(_subject(request), services(request).config.rows)
         self.query = parse_query(request.query_params.multi_items(), agents.TABLE, AGENT_COLUMNS)
         self.prefer = _prefer(request.headers.get("prefer", ""))
         self.single = _OBJECT in request.headers.get("accept", "")

@@ -65,5 +65,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT""",
         "CREATE INDEX agents_last_seen ON agents (last_seen)",
     ),
+    (
+        "ALTER TABLE users ADD COLUMN role TEXT NOT NULL DEFAULT 'authenticated'",
+        "ALTER TABLE users ADD COLUMN banned_until TEXT",
+    ),
 )
 """Each entry takes the database one version up; entries are only ever added."""

@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from doorstep.hub.config import is_loopback
+
 __all__ = ["API_PREFIXES", "Guard", "allowed_hosts", "content_policy"]
 
 API_PREFIXES = ("/auth/v1/", "/rest/v1/", "/realtime/v1/", "/api/", "/socket/")
@@ -22,7 +24,10 @@ _TOO_LARGE = "request body too large"
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _CORS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Content-Range, Content-Location, Preference-Applied, Retry-After",
+    "Access-Control-Expose-Headers": (
+        "Content-Range, Content-Location, Link, Location, Preference-Applied, Range-Unit, Retry-After,"
+        " X-Total-Count"
+    ),
 }
 _PREFLIGHT = _CORS | {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
@@ -39,7 +44,7 @@ def allowed_hosts(host: str, public_url: str | None, configured: Iterable[str]) 
     if public_url is not None:
         hosts.add((urlsplit(public_url).hostname or "").lower())
     hosts.add(_bracketed(host.lower()))
-    if not _is_loopback(host):
+    if not is_loopback(host):
         hosts.add("*")
     return frozenset(hosts)
 
@@ -167,10 +172,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -13,6 +13,7 @@ import uvicorn
 from doorstep.hub import accounts
 from doorstep.hub.app import build_app
 from doorstep.hub.bus import Bus
+from doorstep.hub.changes import Changes
 from doorstep.hub.config import HubConfig
 from doorstep.hub.connection import websocket_class
 from doorstep.hub.events import HubEvent, OnEvent
@@ -21,7 +22,7 @@ from doorstep.hub.keys import Keys, load_keys, private_directory
 from doorstep.hub.lockout import Lockout
 from doorstep.hub.passwords import Passwords
 from doorstep.hub.services import Services
-from doorstep.hub.store import Store
+from doorstep.hub.store import Store, database
 from doorstep.hub.tokens import Tokens
 from doorstep.hub.watch import Watch
 
@@ -76,7 +77,10 @@ class HubServer:
         return self.keys.service_key
 
     async def start(self) -> None:
-        """Open the files, listen, return when requests are answered. Raises ``OSError`` for a taken port."""
+        """Open the files, listen, return when requests are answered.
+
+        Raises ``OSError`` for a taken port, :class:`~doorstep.hub.keys.KeysError` for keys that do not fit.
+        """
         directory = private_directory(private_directory(self.config.state_dir) / "hub")
         listener = _listen(self.config.host, self.config.port)
         try:
@@ -129,18 +133,21 @@ class HubServer:
         return f"{self.url}/#token_hash={link}&type=magiclink"
 
     def _build(self, directory: Path, port: int) -> Services:
-        config, keys = self.config, load_keys(directory)
+        config, keys = self.config, load_keys(directory, self.config.keys)
         url = (config.public_url or _local_url(config.host, port)).rstrip("/")
+        tokens = Tokens(keys, issuer=f"{url}/auth/v1", seconds=config.access_token_seconds)
+        tokens.check_keys()
         return Services(
             config=config,
             url=url,
             keys=keys,
-            store=Store(directory / "hub.sqlite"),
-            tokens=Tokens(keys, issuer=f"{url}/auth/v1", seconds=config.access_token_seconds),
+            store=Store(database(directory)),
+            tokens=tokens,
             passwords=Passwords(config.sign_in),
             lockout=Lockout(config.sign_in),
             bus=Bus(Watch(self._on_event)),
             on_event=self._on_event,
+            changes=Changes(config.rows),
         )
 
 

@@ -12,10 +12,15 @@ from typing import TypeVar
 
 from doorstep.hub.schema import MIGRATIONS
 
-__all__ = ["Store"]
+__all__ = ["Store", "database", "migrate"]
 
 R = TypeVar("R")
 _BUSY_MS = 5_000
+
+
+def database(directory: Path) -> Path:
+    """Where the hub whose files are in ``directory`` keeps its database."""
+    return directory / "hub.sqlite"
 
 
 class Store:
@@ -54,7 +59,7 @@ class Store:
         ):
             connection.execute(f"PRAGMA {pragma}")
         self._connection = connection
-        self._transaction(_migrate)
+        self._transaction(migrate)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], R]) -> R:
         connection = self._connection
@@ -75,7 +80,8 @@ class Store:
             self._connection = None
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database to the newest version, inside the caller's transaction."""
     done = connection.execute("PRAGMA user_version").fetchone()[0]
     if done > len(MIGRATIONS):
         raise RuntimeError("the hub's database was made by a newer version; update doorstep")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hmac
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from doorstep.hub.keys import Keys
+from doorstep.hub.keys import Keys, KeysError
 from doorstep.protocol.access import Role, Subject
 
 __all__ = ["Claims", "TokenError", "TokenFault", "Tokens"]
@@ -67,10 +67,11 @@ class Claims:
     sub: str | None = None
     session: str | None = None
     email: str | None = None
+    all: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
 
     @property
     def subject(self) -> Subject:
-        return Subject(self.role, self.sub)
+        return Subject(self.role, self.sub, self.all)
 
     def check(self, now: float) -> None:
         """Raise :class:`TokenError` when the token has expired by ``now``."""
@@ -79,7 +80,7 @@ class Claims:
 
 
 class Tokens:
-    """Signs users' tokens (ES256) and verifies those, the project's keys (HS256) and the opaque keys."""
+    """Signs users' tokens (ES256); verifies those, the JWT secret's, other issuers', and opaque keys."""
 
     def __init__(self, keys: Keys, *, issuer: str, seconds: int) -> None:
         self._keys = keys
@@ -98,7 +99,7 @@ class Tokens:
             "iss": self._issuer,
             "sub": user["id"],
             "aud": "authenticated",
-            "role": "authenticated",
+            "role": user["role"],
             "iat": now,
             "exp": expires,
             "email": user["email"],
@@ -128,40 +129,57 @@ class Tokens:
             sub=_string(claims.get("sub")),
             session=_string(claims.get("session_id")),
             email=_string(claims.get("email")),
+            all=claims,
         )
         found.check(time.time())
         return found
 
+    def check_keys(self) -> None:
+        """Raise :class:`KeysError` when an API key is not accepted or names another role."""
+        for name, key, role in (
+            ("anon", self._keys.anon_key, Role.ANON),
+            ("service", self._keys.service_key, Role.SERVICE),
+        ):
+            try:
+                found = self.verify(key).role
+            except TokenError as error:
+                raise KeysError(f"the {name} key is not accepted: {error}") from None
+            if found != role:
+                raise KeysError(f"the {name} key names the role {found!r}, not {str(role)!r}")
+
     def _opaque(self, token: str) -> Claims:
-        if hmac.compare_digest(token.encode(), self._keys.publishable_key.encode()):
-            return Claims(role=Role.ANON, expires=_FOREVER)
-        if hmac.compare_digest(token.encode(), self._keys.secret_key.encode()):
-            return Claims(role=Role.SERVICE, expires=_FOREVER)
-        raise TokenError(TokenFault.SIGNATURE)
+        given = token.encode()
+        roles = [role for key, role in self._keys.opaque() if hmac.compare_digest(given, key.encode())]
+        if not roles:
+            raise TokenError(TokenFault.SIGNATURE)
+        return Claims(role=roles[0], expires=_FOREVER)
 
     def _decode(self, token: str) -> dict[str, Any]:
         try:
-            algorithm = jwt.get_unverified_header(token).get("alg")
-            if algorithm == "ES256":
-                return self._signed(token, self._public, ["ES256"])
-            if algorithm in _HMAC:
-                return self._signed(token, self._keys.jwt_secret, list(_HMAC))
+            header = jwt.get_unverified_header(token)
+            key = self._key(header.get("alg"), header.get("kid"))
+            # Expiry and claims are checked by verify(), which has the real server's words for them.
+            return jwt.decode(
+                token,
+                key,
+                algorithms=[header["alg"]],
+                options={"verify_exp": False, "verify_aud": False, "verify_iat": False},
+            )
         except jwt.InvalidSignatureError:
             raise TokenError(TokenFault.SIGNATURE) from None
         except (jwt.PyJWTError, ValueError):
             raise TokenError(TokenFault.MALFORMED) from None
-        raise TokenError(TokenFault.SIGNATURE)
 
-    def _signed(
-        self, token: str, key: ec.EllipticCurvePublicKey | str, algorithms: list[str]
-    ) -> dict[str, Any]:
-        # Expiry and claims are checked by verify(), which has the real server's words for them.
-        return jwt.decode(
-            token,
-            key,
-            algorithms=algorithms,
-            options={"verify_exp": False, "verify_aud": False, "verify_iat": False},
-        )
+    def _key(self, algorithm: object, kid: object) -> Any:
+        """The key that may verify a token of this header; HMAC with a kid nobody knows means the secret."""
+        if algorithm == "ES256" and kid == self._keys.kid:
+            return self._public
+        other = self._keys.others.get(kid) if isinstance(kid, str) else None
+        if other is not None and algorithm in other.algorithms:
+            return other.key
+        if algorithm in _HMAC:
+            return self._keys.jwt_secret
+        raise TokenError(TokenFault.SIGNATURE)
 
 
 def _string(value: object) -> str | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Flag, StrEnum, auto
 from functools import cache
+from typing import cast
 
 __all__ = [
     "DEFAULT_ROWS",
@@ -23,6 +24,7 @@ __all__ = [
     "TopicRule",
     "agent_in",
     "may_rows",
+    "pattern_fault",
     "topic_grant",
 ]
 
@@ -63,37 +65,66 @@ class RowAction(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whom a verified token names: its ``role`` and, for a user, its ``sub``."""
+    """Whom a verified token names: its ``role``, for a user its ``sub``, and all its ``claims``."""
 
     role: str
     sub: str | None = None
+    claims: Mapping[str, object] = field(default_factory=dict[str, object], hash=False, repr=False)
+
+    def claim(self, path: str) -> tuple[object, ...]:
+        """The values of the claim at ``path`` (as ``app_metadata.team``): all of a list, else the one."""
+        found: object = self.claims
+        for name in path.split("."):
+            if not isinstance(found, Mapping) or name not in found:
+                return ()
+            found = cast("Mapping[str, object]", found)[name]
+        return tuple(cast("list[object]", found)) if isinstance(found, list) else (found,)
 
 
 @dataclass(frozen=True, slots=True)
 class TopicRule:
-    """``role`` gets ``grant`` on the topics of ``pattern``.
+    """``role`` gets ``grant`` on the topics of ``pattern``, if the token has all of ``claims``.
 
-    In a pattern ``{user}`` stands for the token's ``sub``, ``{agent}`` for the id of an agents row whose
-    owner is the token's ``sub``, and ``*`` for anything; all other text stands for itself.
+    In a pattern ``{user}`` stands for the token's ``sub`` (a UUID), ``{agent}`` for the id of an agents row
+    whose owner is the token's ``sub``, ``{claim:app_metadata.team}`` for that claim of the token (without a
+    colon in it), and ``*`` for anything; all other text stands for itself. A claim that is a list stands for
+    each of its members.
     """
 
-    role: Role
+    role: str
     pattern: str
     grant: Grant
+    claims: tuple[tuple[str, str | int | bool], ...] = ()
+    """What the token must have: pairs of a claim's path and its value."""
 
     def match(self, topic: str) -> Mapping[str, str] | None:
         """The ids in ``topic`` by the names above, or ``None`` when it is not of this pattern."""
         found = _compiled(self.pattern).fullmatch(topic)
         return None if found is None else found.groupdict()
 
+    def fits(self, subject: Subject, topic: str) -> bool:
+        """Whether role and claims, those in the topic too, are the rule's; whose agent it is is not asked."""
+        ids = self.match(topic)
+        if ids is None or subject.role != self.role:
+            return False
+        named = enumerate(_claims_in(self.pattern))
+        return (
+            ids.get("user", subject.sub) == subject.sub
+            and all(ids[f"claim{number}"] in subject.claim(path) for number, path in named)
+            and all(_holds(subject, path, value) for path, value in self.claims)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RowRule:
-    """``role`` may do ``actions`` with the rows of ``table`` whose ``owner`` column is its ``sub``."""
+    """``role`` may do ``actions`` with the rows of ``table`` whose ``owner`` column is its ``sub``.
 
-    role: Role
+    Without an ``owner`` column it is all rows.
+    """
+
+    role: str
     table: str
-    owner: str
+    owner: str | None
     actions: RowAction
 
 
@@ -122,14 +153,13 @@ def topic_grant(
     """
     if subject.role == Role.SERVICE:
         return Grant.ALL
-    grant = Grant.NONE
+    rules = tuple(rules)
+    grant, agent = Grant.NONE, agent_in(topic, rules)
     for rule in rules:
-        ids = rule.match(topic)
-        if ids is None or subject.role != rule.role or not subject.sub:
+        if not rule.fits(subject, topic):
             continue
-        is_user = ids.get("user", subject.sub) == subject.sub
-        owns_agent = "agent" not in ids or agent_owner == subject.sub
-        if is_user and owns_agent:
+        named = (rule.match(topic) or {}).get("agent")
+        if named is None or (named == agent and agent_owner is not None and agent_owner == subject.sub):
             grant |= rule.grant
     return grant
 
@@ -139,18 +169,54 @@ def may_rows(
 ) -> tuple[RowAction, str | None]:
     """What ``subject`` may do with ``table``, and the owner column that must equal its ``sub``.
 
-    The column is ``None`` when every row is allowed (``service_role``).
+    The column is ``None`` when every row is allowed (``service_role``, or a rule that says so).
     """
     if subject.role == Role.SERVICE:
         return RowAction.ALL, None
     for rule in rules:
-        if rule.table == table and rule.role == subject.role and subject.sub:
+        if rule.table == table and rule.role == subject.role and (subject.sub or rule.owner is None):
             return rule.actions, rule.owner
     return RowAction.NONE, None
 
 
+_CLAIM = re.compile(r"\w+(\.\w+)*")
+_PLACEHOLDER = re.compile(r"(\{user\}|\{agent\}|\{claim:[^{}]*\}|\*)")
+
+
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    pieces = re.split(r"(\{user\}|\{agent\}|\*)", pattern)
     special = {"{user}": f"(?P<user>{_UUID})", "{agent}": f"(?P<agent>{_UUID})", "*": ".*"}
-    return re.compile("".join(special.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)
+    out, claims = "", 0
+    for piece in _PLACEHOLDER.split(pattern):
+        if piece.startswith("{claim:"):
+            out += f"(?P<claim{claims}>[^:]+)"
+            claims += 1
+        else:
+            out += special.get(piece, re.escape(piece))
+    return re.compile(out, re.DOTALL)
+
+
+@cache
+def _claims_in(pattern: str) -> tuple[str, ...]:
+    """The paths of the claims a pattern names, in order."""
+    return tuple(piece[7:-1] for piece in _PLACEHOLDER.findall(pattern) if piece.startswith("{claim:"))
+
+
+def pattern_fault(pattern: str) -> str | None:
+    """What is wrong with a pattern, for people; ``None`` for a good one."""
+    if not pattern:
+        return "is empty"
+    for name in ("{user}", "{agent}"):
+        if pattern.count(name) > 1:
+            return f"names {name} twice"
+    if not all(_CLAIM.fullmatch(path) for path in _claims_in(pattern)):
+        return "names a claim by something else than a path such as {claim:app_metadata.team}"
+    odd = re.search(r"\{[^{}]*\}?|\}", _PLACEHOLDER.sub("", pattern))
+    if odd is not None:
+        return f"has {odd[0]}, which is none of {{user}}, {{agent}}, {{claim:PATH}}, *"
+    return None
+
+
+def _holds(subject: Subject, path: str, wanted: str | int | bool) -> bool:
+    """Whether the token has the claim; ``true`` is not ``1``."""
+    return any(type(value) is type(wanted) and value == wanted for value in subject.claim(path))
