@@ -92,10 +92,9 @@ def test_exec_ended_by_ctrl_c_kills_the_remote_tree(machine: Doorstep, tmp_path:
 
 
 def test_exec_into_a_closed_pipe_is_quiet(machine: Doorstep) -> None:
-    command = f"{sys.executable} -m doorstep.cli.main exec -n box -- yes | head -n 1"
+    command = f"{sys.executable} -m doorstep.cli.main exec -n box -- yes | head -n 1; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(
-        command,
-        shell=True,
+        ["bash", "-c", command],
         env=environment(machine.state_dir),
         capture_output=True,
         timeout=30 * SCALE,
@@ -103,6 +102,19 @@ def test_exec_into_a_closed_pipe_is_quiet(machine: Doorstep) -> None:
     )
     assert result.stdout == b"y\n"
     assert result.stderr == b""
+    assert result.returncode == 128 + signal.SIGPIPE
+
+
+def test_closed_standard_streams_are_as_empty(machine: Doorstep) -> None:
+    """No socket of ours takes the number of one."""
+    command = f"{sys.executable} -m doorstep.cli.main exec box -- sh -c 'cat; echo out; echo err >&2; exit 4'"
+    result = subprocess.run(
+        ["bash", "-c", f"{command} <&- >&- 2>&-"],
+        env=environment(machine.state_dir),
+        timeout=30 * SCALE,
+        check=False,
+    )
+    assert result.returncode == 4
 
 
 def test_an_unknown_machine(machine: Doorstep) -> None:

@@ -134,6 +134,27 @@ def test_a_crashed_agent_is_started_again(doorstep: Doorstep) -> None:
         up.end(within=10 * SCALE)
 
 
+def test_an_agent_that_cannot_run_is_not_started_again(doorstep: Doorstep) -> None:
+    up, _ = start_up(doorstep)
+    try:
+        up.line("is online", within=30 * SCALE)
+        (doorstep.state_dir / "credentials.json").unlink()
+        (pid,) = agent_processes(doorstep.state_dir)
+        os.kill(pid, signal.SIGKILL)
+        up.line("starting it again in 1 s", within=10 * SCALE)
+        up.line("not signed in", within=30 * SCALE)
+        up.line("ended with code 77 and is not started again", within=10 * SCALE)
+    finally:
+        assert up.end(within=10 * SCALE) == 0
+
+
+def test_a_name_that_cannot_be_is_refused_at_once(doorstep: Doorstep) -> None:
+    result = doorstep.run("up", "--no-open", "--port", "0", "--name", "no/name")
+    assert result.returncode == 64
+    assert b"name: must be" in result.stderr
+    assert not doorstep.state_dir.exists()
+
+
 def test_the_agent_ends_with_a_killed_parent(doorstep: Doorstep) -> None:
     up, _ = start_up(doorstep)
     up.line("is online", within=30 * SCALE)

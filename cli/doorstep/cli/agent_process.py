@@ -1,5 +1,7 @@
 """CLI: the agent as a process of its own: started, watched, started again after a crash, ended with us.
 
+An end that a new start would only repeat (no login, a setting it refuses) is final.
+
 Its standard input is a pipe that it reads only to see our end; it tells what happens in JSON lines on its
 standard output. Secrets reach it by files in the state directory, never by its command line.
 """
@@ -15,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from doorstep.protocol.errors import NotSignedIn, UsageError
 from doorstep.protocol.timing import Timing
 
 __all__ = ["AgentProcess", "OnAgentEvent"]
@@ -24,6 +27,8 @@ _LINE_BYTES = 64 * 1024
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before each start after a crash; a run of ``_STEADY`` seconds starts the list anew."""
 _STEADY = 60.0
+_FINAL = frozenset({UsageError.exit_code, NotSignedIn.exit_code})
+"""Exit codes after which the next start would end the same way; its message is on our standard error."""
 
 
 class AgentProcess:
@@ -37,13 +42,19 @@ class AgentProcess:
         self._stopping = False
 
     async def run(self) -> None:
-        """Start the agent, again after every crash; return after :meth:`stop`. Cancelling kills it."""
+        """Start the agent, again after every crash; return after :meth:`stop` or a final end.
+
+        Cancelling kills it.
+        """
         loop = asyncio.get_running_loop()
         crashes = 0
         while not self._stopping:
             started = loop.time()
             code = await self._run_once()
             if self._stopping:
+                return
+            if code in _FINAL:
+                self._on_event({"event": "agent-ended", "exitCode": code})
                 return
             crashes = 1 if loop.time() - started > _STEADY else crashes + 1
             pause = _PAUSES[min(crashes, len(_PAUSES)) - 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -44,10 +45,15 @@ def state_dir_option(function: F) -> F:
 
 
 def run(work: Coroutine[Any, Any, T], *, log_level: int = logging.ERROR) -> T:
-    """Run the command's coroutine; what is logged at ``log_level`` and above goes to stderr."""
+    """Run the command's coroutine; what is logged at ``log_level`` and above goes to stderr.
+
+    When nobody reads its output any more, the exit code says SIGPIPE, as with other programs.
+    """
     _set_up_logging(log_level)
     try:
         return asyncio.run(work)
+    except BrokenPipeError:
+        raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
     except BaseExceptionGroup as group:
         raise _first(group) from None
 

@@ -34,6 +34,9 @@ _SENTENCES: dict[str, _Sentence] = {
     "connected": _connected,
     "failed": lambda event: f"no connection came of it{_reason(event)}",
     "session-ended": lambda event: f"session ended{_reason(event)}",
+    "agent-ended": lambda event: (
+        f"the agent ended with code {event['exitCode']} and is not started again; its message is above"
+    ),
     "agent-crashed": lambda event: (
         f"the agent ended with code {event['exitCode']}; starting it again in {event['restartIn']:g} s"
     ),

@@ -37,7 +37,18 @@ for command in (up, link, ls, connect, execute, cp, agent, hub, login, logout, s
 
 def main() -> NoReturn:
     """Run the command line; an error is one sentence on stderr (``DOORSTEP_DEBUG=1`` shows the traceback)."""
+    _open_standard_streams()
     sys.exit(_run())
+
+
+def _open_standard_streams() -> None:
+    """Fill closed standard descriptors (``>&-``): a socket that got number 1 would be taken for stdout."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name, fd, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def _run() -> int:
@@ -50,9 +61,6 @@ def _run() -> int:
         return EXIT_INTERRUPTED
     except DoorstepError as error:
         return _say(error, str(error), error.exit_code)
-    except BrokenPipeError:
-        _close_stdout()
-        return 128 + 13
     except OSError as error:
         return _say(error, f"{error.strerror or error}{_where(error)}", 1)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a sentence instead of a traceback
@@ -71,11 +79,6 @@ def _say(error: BaseException, sentence: str, code: int) -> int:
 
 def _where(error: OSError) -> str:
     return f": {error.filename}" if error.filename else ""
-
-
-def _close_stdout() -> None:
-    """The reader is gone: keep the interpreter from complaining about it once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -37,12 +37,13 @@ def up(port: int, no_open: bool, name: str | None, files_root: str | None, state
 
     Press Enter for another link, Ctrl-C to end.
     """
+    from doorstep.agent.identity import agent_name
     from doorstep.cli.local_hub import only_one
 
     state_dir = state_dir.absolute()
     arguments = ["--state-dir", str(state_dir), "--exit-with-parent", "--events"]
     if name is not None:
-        arguments += ["--name", name]
+        arguments += ["--name", agent_name(name)]
     if files_root is not None:
         arguments += ["--files-root", os.path.abspath(files_root)]
     with only_one(state_dir):
