@@ -20,6 +20,7 @@ COMMANDS = [
     "cp",
     "exec",
     "hub",
+    "known",
     "link",
     "login",
     "logout",

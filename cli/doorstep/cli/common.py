@@ -92,7 +92,11 @@ async def connected(name: str, state_dir: Path, *, quiet: bool = False) -> Async
 
     progress = _Progress(name, quiet=quiet)
     opening = client.connect(
-        name, credentials=credentials(state_dir), on_state=progress.show, timing=timing()
+        name,
+        credentials=credentials(state_dir),
+        on_state=progress.show,
+        timing=timing(),
+        state_dir=state_dir,
     )
     try:
         agent = await opening

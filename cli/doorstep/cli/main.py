@@ -15,6 +15,7 @@ from doorstep.cli.account import login, logout, status, version
 from doorstep.cli.copying import cp
 from doorstep.cli.executing import execute
 from doorstep.cli.interactive import connect
+from doorstep.cli.known import known
 from doorstep.cli.listing import ls
 from doorstep.cli.serving import agent, hub
 from doorstep.cli.up import link, up
@@ -31,7 +32,7 @@ def cli() -> None:
     """Reach your own machines from a browser tab or a terminal, peer to peer, with no open port."""
 
 
-for command in (up, link, ls, connect, execute, cp, agent, hub, login, logout, status, version):
+for command in (up, link, ls, connect, execute, cp, agent, hub, known, login, logout, status, version):
     cli.add_command(command)
 
 

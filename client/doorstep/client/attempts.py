@@ -32,6 +32,7 @@ from doorstep.protocol.attempt import (
     JoinAgents,
     JoinSignaling,
     LeaveSignaling,
+    NotTrusted,
     OfferSent,
     Pause,
     Report,
@@ -43,9 +44,16 @@ from doorstep.protocol.attempt import (
     SignalingJoined,
     Stop,
 )
-from doorstep.protocol.errors import ConnectFailed, DoorstepError, LinkError, MalformedMessage, UsageError
+from doorstep.protocol.errors import (
+    ConnectFailed,
+    DoorstepError,
+    LinkError,
+    MalformedMessage,
+    PeerNotTrusted,
+    UsageError,
+)
 from doorstep.protocol.ids import AgentId, SessionId, UserId, agents_topic, signaling_topic
-from doorstep.protocol.signaling import IceServer, Message, dump, parse
+from doorstep.protocol.signaling import ConnectionRequest, IceServer, Message, Offer, dump, parse
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime import Role, Session
 from doorstep.runtime.tasks import TaskOwner
@@ -53,6 +61,7 @@ from doorstep.runtime.tasks import TaskOwner
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
+    from doorstep.client.trust import Trust
     from doorstep.transport.signaling import Signaling
     from doorstep.transport.webrtc import Peer
 
@@ -88,11 +97,14 @@ class Connector:
         timing: Timing = DEFAULT_TIMING,
         ice_servers: Sequence[IceServer] = (),
         on_state: OnState | None = None,
+        trust: Trust | None = None,
         express: bool = True,
         open_peer: OpenPeer | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
+        """Without ``trust`` this is a plain client: it proves nothing and believes every agent."""
         self._target = target
+        self._trust = trust
         self._timing = timing
         self._ice_servers = tuple(ice_servers)
         self._on_state = on_state
@@ -112,7 +124,7 @@ class Connector:
         """Connect, with retries.
 
         Raises :class:`AgentUnreachable`, :class:`ConnectionRefused`, :class:`Unauthorized`,
-        :class:`ConnectFailed`, :class:`SignalingLost`.
+        :class:`ConnectFailed`, :class:`SignalingLost`, :class:`PeerNotTrusted`.
         """
         try:
             await self._attempts()
@@ -195,15 +207,16 @@ class Connector:
                 self._leave(serial)
             case SendRequest(serial, message):
                 self._send(self._agents, message, RequestSent(serial), serial)
-            case SendOffer(serial, message):
-                self._send(self._channel, message, OfferSent(serial), serial)
+            case SendOffer(serial, message, ready):
+                self._send(self._channel, message, OfferSent(serial), serial, ready)
             case SendCandidate(serial, message):
                 self._send(self._channel, message, None, serial)
             case CreateOffer(serial, servers):
                 self._peering = Peering(serial, self._new_session, self._handle)
                 self._peering.create_offer(self._open_peer, self._ice_servers + (servers or ()))
-            case ApplyAnswer(_, sdp) if self._peering is not None:
-                self._peering.apply_answer(sdp)
+            case ApplyAnswer(_, sdp, proof) if self._peering is not None:
+                trust = self._trust
+                self._peering.apply_answer(sdp, None if trust is None else trust.answer(sdp, proof))
             case AddCandidate(_, candidate) if self._peering is not None:
                 self._peering.add_candidate(candidate)
             case ClosePeer():
@@ -264,11 +277,18 @@ class Connector:
         self._endings.spawn(self._channel.leave(), f"doorstep-leave-{serial}")
 
     def _send(
-        self, topic: Topic, message: Message, sent: RequestSent | OfferSent | None, serial: int
+        self,
+        topic: Topic,
+        message: Message,
+        sent: RequestSent | OfferSent | None,
+        serial: int,
+        ready: dict[str, str] | None = None,
     ) -> None:
         async def sending() -> None:
             try:
-                await topic.send(*dump(message))
+                await topic.send(*dump(await self._proved(message, ready)))
+            except PeerNotTrusted as error:
+                self._handle(NotTrusted(serial, error.message, error.known, error.shown))
             except DoorstepError as error:
                 if sent is not None:
                     self._handle(ChannelLost(serial, str(error)))
@@ -279,6 +299,14 @@ class Connector:
                     self._handle(sent)
 
         self._steps.spawn(sending(), f"doorstep-send-{message.event}-{serial}")
+
+    async def _proved(self, message: Message, ready: dict[str, str] | None) -> Message:
+        """Return the message with our proof; ``ready`` is the proof of what an offer reacts to."""
+        if self._trust is not None and isinstance(message, ConnectionRequest):
+            return self._trust.request(message)
+        if self._trust is not None and isinstance(message, Offer):
+            return await self._trust.offer(message, ready)
+        return message
 
     # The peer.
 

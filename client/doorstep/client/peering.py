@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from doorstep.protocol.attempt import LocalCandidate, OfferCreated, PeerFailed, WireUp
-from doorstep.protocol.errors import DoorstepError
+from doorstep.protocol.attempt import LocalCandidate, NotTrusted, OfferCreated, PeerFailed, WireUp
+from doorstep.protocol.errors import DoorstepError, PeerNotTrusted
 from doorstep.protocol.signaling import Candidate, IceServer
 from doorstep.runtime import Session
 from doorstep.runtime.tasks import TaskOwner
@@ -20,7 +20,7 @@ __all__ = ["OpenPeer", "PeerEvent", "Peering"]
 
 OpenPeer = Callable[[Sequence[IceServer]], Awaitable["Peer"]]
 """Makes a peer with these ICE servers; the real one unless a test says why not."""
-PeerEvent: TypeAlias = OfferCreated | LocalCandidate | WireUp | PeerFailed
+PeerEvent: TypeAlias = OfferCreated | LocalCandidate | WireUp | PeerFailed | NotTrusted
 
 
 class Peering:
@@ -41,9 +41,9 @@ class Peering:
         """Make the peer and its offer."""
         self._run(self._create_offer(open_peer, servers), "offer")
 
-    def apply_answer(self, sdp: str) -> None:
-        """Give the answer to the peer; wait for its wire and greet the session."""
-        self._run(self._apply_answer(sdp), "answer")
+    def apply_answer(self, sdp: str, check: Coroutine[Any, Any, None] | None = None) -> None:
+        """When ``check`` has passed, give the answer to the peer; wait for its wire and greet the session."""
+        self._run(self._apply_answer(sdp, check), "answer")
 
     def add_candidate(self, candidate: Candidate) -> None:
         """Give the peer a candidate, after the answer."""
@@ -72,6 +72,8 @@ class Peering:
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
+        except PeerNotTrusted as error:
+            self._tell(NotTrusted(self._serial, error.message, error.known, error.shown))
         except DoorstepError as error:
             self._tell(PeerFailed(self._serial, str(error)))
 
@@ -82,9 +84,11 @@ class Peering:
             sdp = await self._peer.create_offer()
         self._tell(OfferCreated(self._serial, sdp))
 
-    async def _apply_answer(self, sdp: str) -> None:
+    async def _apply_answer(self, sdp: str, check: Coroutine[Any, Any, None] | None) -> None:
         async with self._turn:
             assert self._peer is not None
+            if check is not None:
+                await check
             await self._peer.apply_answer(sdp)
         wire = await self._peer.wire()
         self._session = self._make_session()

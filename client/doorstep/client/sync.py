@@ -13,6 +13,7 @@ Each agent has an event loop in a thread of its own; callbacks are called in tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doorstep import client
@@ -144,12 +145,18 @@ def connect(
     on_state: OnState | None = None,
     timing: Timing | None = None,
     ice_servers: Sequence[IceServer] = (),
+    state_dir: Path | None = None,
 ) -> Agent:
     """Connect to an agent; the blocking twin of :func:`doorstep.client.connect`."""
 
     async def opened() -> client.Agent:
         return await client.connect(
-            name_or_id, credentials=credentials, on_state=on_state, timing=timing, ice_servers=ice_servers
+            name_or_id,
+            credentials=credentials,
+            on_state=on_state,
+            timing=timing,
+            ice_servers=ice_servers,
+            state_dir=state_dir,
         )
 
     loop = Loop()
