@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from doorstep.hub import auth, auth_admin, auth_parts, realtime, realtime_rest, rest, static
+from doorstep.hub import auth, auth_admin, auth_parts, realtime, realtime_rest, relay_routes, rest, static
 from doorstep.hub.security import Guard, allowed_hosts
 from doorstep.hub.services import Services
 
@@ -24,6 +24,7 @@ def build_app(services: Services) -> ASGIApp:
             *rest.ROUTES,
             *realtime.ROUTES,
             *realtime_rest.ROUTES,
+            *relay_routes.of_hub(services),
             *static.ROUTES,
         ],
         exception_handlers={

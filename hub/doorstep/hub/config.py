@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from doorstep.hub.relay_limits import RelayLimits, TurnConfig
 from doorstep.protocol.access import DEFAULT_ROWS, DEFAULT_TOPICS, RowRule, TopicRule
 from doorstep.protocol.limits import MIB
 from doorstep.protocol.timing import DEFAULT_TIMING
@@ -105,6 +106,9 @@ class HubConfig:
     password_characters: int = 8
     """Shortest password accepted for a new account."""
     realtime: RealtimeLimits = field(default_factory=RealtimeLimits)
+    relay: RelayLimits = field(default_factory=RelayLimits)
+    turn: TurnConfig | None = None
+    """TURN servers for which the hub makes credentials."""
     sign_in: SignInLimits = field(default_factory=SignInLimits)
 
     @property

@@ -19,7 +19,7 @@ from doorstep.hub.config import is_loopback
 
 __all__ = ["API_PREFIXES", "Guard", "allowed_hosts", "content_policy"]
 
-API_PREFIXES = ("/auth/v1/", "/rest/v1/", "/realtime/v1/", "/api/", "/socket/")
+API_PREFIXES = ("/auth/v1/", "/rest/v1/", "/realtime/v1/", "/relay/v1/", "/api/", "/socket/")
 _TOO_LARGE = "request body too large"
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _CORS = {
