@@ -185,7 +185,7 @@ class Tap:
         return sum(f["event"] == event and f["topic"] == f"realtime:{topic}" for f in self.sent)
 
     async def start(self) -> None:
-        self._server = await serve(self._serve, "127.0.0.1", self.port, close_timeout=0.1)
+        self._server = await serve(self._serve, "127.0.0.1", self.port, close_timeout=0.1, max_size=None)
         self.port = next(iter(self._server.sockets)).getsockname()[1]
 
     async def stop(self) -> None:
@@ -197,7 +197,7 @@ class Tap:
         assert client.request is not None
         hub = f"ws://127.0.0.1:{self.world.config.port}{client.request.path}"
         try:
-            async with connect(hub, close_timeout=0.1, proxy=None) as server:
+            async with connect(hub, close_timeout=0.1, proxy=None, max_size=None) as server:
                 self.links.append((client, server))
                 up = asyncio.create_task(self._up(client, server))
                 with contextlib.suppress(ConnectionClosed):

@@ -155,6 +155,15 @@ async def test_a_payload_that_is_no_object_costs_one_log_line(hub: Any, member: 
     assert f"realtime:{hub.topic} offer" in lines[0]
 
 
+async def test_the_largest_message_a_server_carries_ends_no_socket(hub: Any, member: Any) -> None:
+    one, two = member(hub.topic), member(hub.topic)
+    await hub.signaling().join(one.spec, timeout=3)
+    channel = await hub.signaling().join(two.spec, timeout=3)
+    await channel.send("connection-request", {"offer": "x" * 2_900_000})
+    await one.until(lambda: bool(one.messages))
+    assert one.states == [JOINED]
+
+
 async def test_no_log_line_holds_the_key_or_a_token(hub: Any, member: Any, caplog: Any) -> None:
     caplog.set_level(logging.DEBUG)
     for name in ("websockets.client", "realtime", "doorstep"):

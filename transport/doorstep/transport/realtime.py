@@ -42,6 +42,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from doorstep.protocol.errors import InvalidInput, SignalingLost, Unauthorized
+from doorstep.protocol.limits import MIB
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport import realtime_words as words
 from doorstep.transport.signaling import ChannelSpec, Presence
@@ -55,6 +56,9 @@ HEARTBEAT = 25
 """Seconds between the library's heartbeats: a real server closes after 60 s of silence."""
 REQUESTS_IN_FLIGHT = 256
 """Unanswered requests of one socket."""
+MESSAGE_BYTES = 4 * MIB
+"""Largest message taken. Supabase delivers broadcasts of up to 3 MB; at websockets' own limit of 1 MiB one such
+message from one client would end the socket of every agent that hears it."""
 
 if not library_version.startswith("2."):
     raise ImportError(f"realtime {library_version} has other insides than the 2.34 that doorstep adapts")
@@ -282,6 +286,7 @@ class _Client(AsyncRealtimeClient):
     async def _listen(self) -> None:
         socket = self._ws_connection
         assert socket is not None
+        socket.protocol.max_size = MESSAGE_BYTES  # the library connects without saying
         try:
             async for frame in socket:
                 self._receive(frame)
