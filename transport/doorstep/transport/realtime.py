@@ -57,7 +57,7 @@ HEARTBEAT = 25
 REQUESTS_IN_FLIGHT = 256
 """Unanswered requests of one socket."""
 MESSAGE_BYTES = 4 * MIB
-"""Largest message taken. Supabase delivers broadcasts of up to 3 MB; at websockets' own limit of 1 MiB one such
+"""Largest message taken. Supabase carries broadcasts of up to 3 MB; at websockets' own limit of 1 MiB one such
 message from one client would end the socket of every agent that hears it."""
 
 if not library_version.startswith("2."):
