@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,7 +106,7 @@ async def move_in(hub: ThrowAwayHub) -> House:
     return House(hub, owner, stranger, agent)
 
 
-async def both(one: Any, other: Any) -> tuple[RelayWire, RelayWire]:
+async def both(one: Awaitable[RelayWire], other: Awaitable[RelayWire]) -> tuple[RelayWire, RelayWire]:
     """Open two wires at once; when one fails close the other and raise."""
     opened = await asyncio.gather(one, other, return_exceptions=True)
     failed = [result for result in opened if isinstance(result, BaseException)]
@@ -114,7 +115,8 @@ async def both(one: Any, other: Any) -> tuple[RelayWire, RelayWire]:
             if isinstance(wire, RelayWire):
                 await wire.close()
         raise failed[0]
-    return opened[0], opened[1]
+    first, second = (wire for wire in opened if isinstance(wire, RelayWire))
+    return first, second
 
 
 async def closed(connection: ClientConnection) -> tuple[int | None, str | None]:

@@ -15,7 +15,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import aioice
 from aiortc import (
@@ -38,7 +38,10 @@ from doorstep.transport.sctp.road import choose_road
 from doorstep.transport.webrtc_ice import IceConnection, Server, parse_candidate
 from doorstep.transport.webrtc_wire import WebRtcWire
 
-__all__ = ["IceServer", "Peer", "WebRtcWire"]
+__all__ = ["IcePolicy", "IceServer", "Peer", "WebRtcWire"]
+
+IcePolicy = Literal["all", "relay"]
+"""W3C ``RTCIceTransportPolicy``: ``relay`` uses TURN servers only and tells the peer no address of ours."""
 
 _log = logging.getLogger("doorstep.transport")
 
@@ -58,12 +61,18 @@ class Peer:
     Created in a running loop; :meth:`close` releases everything and must be awaited, whatever happened.
     """
 
-    def __init__(self, ice_servers: Sequence[IceServer], *, timing: Timing = DEFAULT_TIMING) -> None:
+    def __init__(
+        self,
+        ice_servers: Sequence[IceServer],
+        *,
+        timing: Timing = DEFAULT_TIMING,
+        policy: IcePolicy = "all",
+    ) -> None:
         self.on_candidate: Callable[[Candidate], None] | None = None
         """Called with each local candidate found after the description was made."""
         self._timing = timing
         road = choose_road()
-        self._ice = IceConnection(_servers(ice_servers), road.open_udp)
+        self._ice = IceConnection(_servers(ice_servers), road.open_udp, relay_only=policy == "relay")
         self._ice.on_late = self._trickle
         self._dtls = road.make_dtls(self._ice, process_certificate())
         self._dtls.on("statechange", self._dtls_changed)

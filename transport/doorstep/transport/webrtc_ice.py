@@ -109,8 +109,11 @@ class _Host(StunProtocol):
 class IceConnection(aioice.Connection):
     """One component of ICE with timed gathering, paced checks and a bounded inbox."""
 
-    def __init__(self, servers: Sequence[Server], open_udp: _OpenUdp = open_udp) -> None:
+    def __init__(
+        self, servers: Sequence[Server], open_udp: _OpenUdp = open_udp, *, relay_only: bool = False
+    ) -> None:
         super().__init__(ice_controlling=False)
+        self._relay_only = relay_only
         self._open_udp = open_udp
         self.on_late: Callable[[aioice.Candidate], None] = lambda _: None
         self._servers = tuple(servers)
@@ -144,7 +147,8 @@ class IceConnection(aioice.Connection):
     async def gather(self, limit: float) -> None:
         """Gather host candidates, and those the servers offer within ``limit`` seconds."""
         # A machine without network may still talk to itself: aioice leaves the loopback out.
-        for host in get_host_addresses(use_ipv4=True, use_ipv6=True) or ["127.0.0.1"]:
+        addresses = get_host_addresses(use_ipv4=True, use_ipv6=True) or ["127.0.0.1"]
+        for host in [] if self._relay_only else addresses:
             self._open(host)
         self._local_candidates_end = True
         self._asking = {asyncio.create_task(self._ask(request)) for request in self._requests()}
@@ -185,7 +189,7 @@ class IceConnection(aioice.Connection):
     async def _relay(self, server: Server) -> tuple[aioice.Candidate, StunProtocol]:
         return await relayed_candidate(
             component=1,
-            hide_related_address=False,
+            hide_related_address=self._relay_only,
             protocol_factory=lambda: StunProtocol(self),
             turn_server=(server.host, server.port),
             turn_username=server.username,
