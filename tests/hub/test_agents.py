@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from postgrest.exceptions import APIError
 
-from doorstep.testing.hub import ThrowAwayHub
+from doorstep.hub.rules import parse_rules
+from doorstep.testing.hub import ThrowAwayHub, throw_away_hub
 
 pytestmark = pytest.mark.asyncio
 
@@ -144,7 +146,12 @@ async def test_bad_rows_get_postgresqls_codes(hub: ThrowAwayHub, client: Any, ro
         ("order=name.sideways", "PGRST100"),
         ("name=is.1;drop table agents", "PGRST100"),
         ("name=frob.1", "PGRST100"),
-        ("limit=-1", "PGRST100"),
+        ("limit=x", "PGRST100"),
+        ("select=owners(name)", "PGRST200"),
+        ("columns=nope", "PGRST204"),
+        ("name=is.true", "42804"),
+        ("name=like.a\\", "22025"),
+        ("metadata=eq.{", "22P02"),
         ("or=name.eq.1", "PGRST100"),
         ("or=" + "(and" * 40 + "(name.eq.1)" + ")" * 40, "PGRST100"),
         ("id=eq.5", "22P02"),
@@ -176,3 +183,154 @@ async def test_the_server_time_can_be_asked_for(hub: ThrowAwayHub, client: Any) 
     assert row["last_seen"] == "2001-01-01T00:00:00+00:00"
     touched = (await table.update({"last_seen": "now"}).eq("id", row["id"]).execute()).data[0]
     assert touched["last_seen"] > row["last_seen"]
+
+
+async def test_how_many_and_which_range(hub: ThrowAwayHub, http: httpx.AsyncClient) -> None:
+    user = await hub.user()
+    headers = {"apikey": hub.anon_key, "Authorization": f"Bearer {user.access_token}"}
+    rows = [{"name": f"n{number}"} for number in range(5)]
+    made = await http.post("/rest/v1/agents", json=rows, headers=headers | {"Prefer": "count=exact"})
+    assert (made.status_code, made.headers["content-range"], made.content) == (201, "*/5", b"")
+    assert made.headers["preference-applied"] == "count=exact"
+
+    async def get(query: str = "", method: str = "GET", **more: str) -> httpx.Response:
+        return await http.request(method, f"/rest/v1/agents?order=name{query}", headers=headers | more)
+
+    page = await get("&select=name", Range="1-2")
+    assert (page.status_code, page.headers["content-range"]) == (200, "1-2/*")
+    assert page.json() == [{"name": "n1"}, {"name": "n2"}]
+    for count in ("exact", "planned", "estimated"):
+        part = await get("&limit=2&offset=1", Prefer=f"count={count}")
+        assert (part.status_code, part.headers["content-range"]) == (206, "1-2/5")
+    whole = await get(Prefer="count=exact", method="HEAD")
+    assert (whole.status_code, whole.headers["content-range"], whole.content) == (200, "0-4/5", b"")
+    assert "Content-Range" in whole.headers["access-control-expose-headers"]
+    assert (await get("&limit=0")).headers["content-range"] == "*/*"
+    for answer in (
+        await get("&offset=6", Prefer="count=exact"),
+        await get("&limit=-1"),
+        await get(Range="2-1"),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (416, "PGRST103")
+    changed = await http.patch("/rest/v1/agents?name=in.(n1,n2)", json={"version": "2"}, headers=headers)
+    assert (changed.status_code, changed.headers["content-range"]) == (204, "0-1/*")
+    nothing = await http.patch("/rest/v1/agents?name=eq.n1", json={}, headers=headers)
+    assert (nothing.status_code, nothing.headers["content-range"]) == (204, "*/*")
+    location = await http.post(
+        "/rest/v1/agents", json={"name": "x"}, headers=headers | {"Prefer": "return=headers-only"}
+    )
+    assert location.headers["location"].startswith("/agents?id=eq.")
+
+
+async def test_upserts_answer_as_postgrest(hub: ThrowAwayHub, http: httpx.AsyncClient) -> None:
+    user = await hub.user()
+    headers = {"apikey": hub.anon_key, "Authorization": f"Bearer {user.access_token}"}
+
+    async def upsert(query: str, rows: Any, *prefer: str) -> httpx.Response:
+        wanted = ",".join(("resolution=merge-duplicates", "return=representation", *prefer))
+        return await http.post(f"/rest/v1/agents?{query}", json=rows, headers=headers | {"Prefer": wanted})
+
+    made = await upsert("on_conflict=owner_id,name", {"name": "a", "status": "offline"})
+    assert made.status_code == 201
+    again = await upsert("on_conflict=owner_id,name", {"name": "a", "version": "2"})
+    assert (again.status_code, again.json()[0]["id"]) == (200, made.json()[0]["id"])
+    assert (again.json()[0]["status"], again.json()[0]["version"]) == ("offline", "2")
+    mixed = [{"name": "a", "version": "3"}, {"name": "b", "version": "1"}]
+    both = await upsert("on_conflict=owner_id,name&columns=name,version&select=name,version", mixed)
+    assert (both.status_code, both.json()) == (201, mixed)
+    named = "on_conflict=owner_id,name&columns=name,status"
+    defaulted = await upsert(named, {"name": "a"}, "missing=default")
+    assert defaulted.json()[0]["status"] == "online"
+    for query, rows, status, code in (
+        (named, {"name": "a"}, 400, "23502"),
+        ("", [{"name": "c"}, {"name": "d", "version": "1"}], 400, "PGRST102"),
+        ("on_conflict=owner_id,name", [{"name": "e"}, {"name": "e"}], 500, "21000"),
+        ("on_conflict=name", {"name": "e"}, 400, "42P10"),
+    ):
+        refused = await upsert(query, rows)
+        assert (refused.status_code, refused.json()["code"]) == (status, code)
+    names = (await http.get("/rest/v1/agents?select=name&order=name", headers=headers)).json()
+    assert names == [{"name": "a"}, {"name": "b"}]
+
+
+async def test_a_change_of_more_rows_than_were_meant_is_undone(
+    hub: ThrowAwayHub, http: httpx.AsyncClient
+) -> None:
+    user = await hub.user()
+    headers = {"apikey": hub.anon_key, "Authorization": f"Bearer {user.access_token}"}
+    await http.post("/rest/v1/agents", json=[{"name": "a"}, {"name": "b"}], headers=headers)
+    single = headers | {"Accept": "application/vnd.pgrst.object+json", "Prefer": "return=representation"}
+    for method, body in (("PATCH", {"version": "9"}), ("DELETE", None)):
+        answer = await http.request(method, "/rest/v1/agents", json=body, headers=single)
+        assert (answer.status_code, answer.json()["code"]) == (406, "PGRST116")
+        assert answer.json()["details"] == "The result contains 2 rows"
+    most = headers | {"Prefer": "handling=strict, max-affected=1"}
+    assert (await http.delete("/rest/v1/agents", headers=most)).json()["code"] == "PGRST124"
+    rows = (await http.get("/rest/v1/agents?select=name,version&order=name", headers=headers)).json()
+    assert rows == [{"name": "a", "version": None}, {"name": "b", "version": None}]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "code"),
+    [
+        ("GET", "agents", {"Accept": "text/csv"}, 406, "PGRST107"),
+        ("GET", "agents", {"Accept-Profile": "auth"}, 406, "PGRST106"),
+        ("POST", "agents", {"Content-Profile": "auth"}, 406, "PGRST106"),
+        ("GET", "agents", {"Prefer": "handling=strict, color=red"}, 400, "PGRST122"),
+        ("PUT", "agents", {}, 405, "PGRST117"),
+        ("GET", "users", {}, 404, "PGRST205"),
+        ("POST", "rpc/nothing", {}, 404, "PGRST202"),
+        ("POST", "rpc/cleanup_stale_agents", {}, 403, "42501"),
+        ("GET", "agents?id=like.a*", {}, 404, "42883"),
+    ],
+)
+async def test_what_is_not_served(
+    hub: ThrowAwayHub,
+    http: httpx.AsyncClient,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    status: int,
+    code: str,
+) -> None:
+    user = await hub.user()
+    signed = {"apikey": hub.anon_key, "Authorization": f"Bearer {user.access_token}"}
+    answer = await http.request(method, f"/rest/v1/{path}", headers=signed | headers)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert set(answer.json()) == {"code", "message", "details", "hint"}
+
+
+async def test_agents_that_vanished_are_cleaned_up_on_request(hub: ThrowAwayHub, client: Any) -> None:
+    table = (await client(hub, await hub.user())).table("agents")
+    await table.insert([{"name": "old", "last_seen": "2001-01-01T00:00:00Z"}]).execute()
+    await table.insert({"name": "new"}).execute()
+    service = await client(hub, key=hub.service_key)
+    assert (await service.rpc("cleanup_stale_agents").execute()).data == 1
+    rows = (await table.select("name,status").order("name").execute()).data
+    assert rows == [{"name": "new", "status": "online"}, {"name": "old", "status": "offline"}]
+
+
+async def test_other_row_rules(tmp_path: Path, client: Any) -> None:
+    rules = parse_rules(
+        """
+        [[rows]]
+        role = "authenticated"
+        table = "agents"
+        owner = "owner_id"
+        allow = ["insert", "update"]
+
+        [[rows]]
+        role = "anon"
+        table = "agents"
+        allow = ["select"]
+        """
+    )
+    async with throw_away_hub(tmp_path, rows=rules.rows) as hub:
+        table = (await client(hub, await hub.user())).table("agents")
+        await table.insert({"name": "box"}, returning="minimal").execute()
+        for attempt in (table.insert({"name": "y"}), table.select("*"), table.delete().eq("name", "box")):
+            with pytest.raises(APIError) as refused:
+                await attempt.execute()
+            assert refused.value.code == "42501"
+        everybody = (await client(hub)).table("agents")
+        assert [row["name"] for row in (await everybody.select("*").execute()).data] == ["box"]

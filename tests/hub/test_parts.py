@@ -1,10 +1,9 @@
-"""The pure parts: lock-out, presence, queries, the outgoing queue."""
+"""The pure parts: lock-out, presence, the outgoing queue."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,6 @@ from doorstep.hub.lockout import Lockout
 from doorstep.hub.outbox import Outbox
 from doorstep.hub.passwords import Passwords, TooBusy
 from doorstep.hub.presence import Presence
-from doorstep.hub.rest_query import parse_query
-from doorstep.hub.rest_values import RestError, from_sql, to_sql
-from doorstep.hub.schema import AGENT_COLUMNS
 
 
 def test_lockout_doubles_up_to_its_limit_and_forgets() -> None:
@@ -82,71 +78,6 @@ def test_diffs_add_up_to_the_state(calls: list[tuple[int, str, dict[str, object]
     assert {(key, json.dumps(meta, sort_keys=True)) for key in state for meta in state[key]["metas"]} == set(
         seen
     )
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["select", "order", "limit", "or", "name", "id", "metadata", "not.and", "x"]),
-            st.text(alphabet="namid.eqor()*,%\"\\-1é'; ", max_size=25),
-        ),
-        max_size=4,
-    )
-)
-def test_any_query_is_valid_sql_or_refused(parameters: list[tuple[str, str]]) -> None:
-    try:
-        query = parse_query(parameters, "agents", AGENT_COLUMNS)
-    except RestError:
-        return
-    with sqlite3.connect(":memory:") as db:
-        db.execute(f"CREATE TABLE agents ({', '.join(AGENT_COLUMNS)})")
-        db.execute(
-            f"SELECT * FROM agents WHERE {query.where.sql} ORDER BY {query.order}", query.where.values
-        ).fetchall()
-    db.close()
-
-
-@given(st.text(max_size=8), st.text(alphabet="ab%_\\*[?", max_size=6))
-def test_like_is_postgresqls_like(value: str, pattern: str) -> None:
-    def like(text: str, rest: str) -> bool:
-        if not rest:
-            return not text
-        if rest[0] in "%*":
-            return any(like(text[at:], rest[1:]) for at in range(len(text) + 1))
-        if rest[0] == "\\" and len(rest) > 1:
-            # PostgREST turns * into % before PostgreSQL sees it.
-            wanted = "%" if rest[1] == "*" else rest[1]
-            return text[:1] == wanted and like(text[1:], rest[2:])
-        if rest[0] == "\\":
-            return not text
-        return bool(text) and (rest[0] == "_" or rest[0] == text[0]) and like(text[1:], rest[1:])
-
-    if "\x00" in value:
-        return
-    where = parse_query([("name", f"like.{pattern}")], "agents", AGENT_COLUMNS).where
-    with sqlite3.connect(":memory:") as db:
-        db.execute("CREATE TABLE agents (name)")
-        db.execute("INSERT INTO agents VALUES (?)", (value,))
-        found = db.execute(f"SELECT count(*) FROM agents WHERE {where.sql}", where.values).fetchone()[0]
-    db.close()
-    assert bool(found) == like(value, pattern)
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
-        lambda i: st.lists(i, max_size=3) | st.dictionaries(st.text(max_size=3), i, max_size=3),
-        max_leaves=6,
-    )
-)
-def test_metadata_comes_back_as_it_was_stored(value: object) -> None:
-    if value is None:
-        return
-    with sqlite3.connect(":memory:") as db:
-        db.row_factory = sqlite3.Row
-        row = db.execute("SELECT ? AS metadata", (to_sql("metadata", "jsonb", value),)).fetchone()
-    db.close()
-    assert from_sql(row, {"m": "metadata"}, AGENT_COLUMNS) == {"m": value}
 
 
 @pytest.mark.asyncio

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from doorstep.hub.changes import Change
-from doorstep.hub.rest_query import Query, Where, column
-from doorstep.hub.rest_values import RestError, from_sql, to_sql
+from doorstep.hub.rest_filters import Where
+from doorstep.hub.rest_query import Query
+from doorstep.hub.rest_values import RestError, from_sql, json_to_sql
 from doorstep.hub.schema import AGENT_COLUMNS
 from doorstep.protocol.access import DEFAULT_ROWS, Role, RowAction, RowRule, Subject, may_rows
 
@@ -30,6 +31,9 @@ __all__ = [
 
 TABLE = "agents"
 _KEYS: dict[tuple[str, ...], str] = {("id",): "agents_pkey", ("owner_id", "name"): "agents_owner_id_name_key"}
+_TWICE = (
+    "Ensure that no rows proposed for insertion within the same command have duplicate constrained values."
+)
 _POLICY = 'new row violates row-level security policy for table "agents"'
 
 Row = sqlite3.Row
@@ -96,15 +100,38 @@ def count(db: sqlite3.Connection, access: Access, query: Query) -> int:
 
 
 def insert(
-    db: sqlite3.Connection, access: Access, objects: Iterable[Mapping[str, Any]], conflict: Conflict | None
-) -> list[Row]:
-    """Add rows; on a conflict merge into or leave the row that is there. Ignored rows are not returned."""
-    ids = [_insert(db, access, _stored(given), conflict) for given in objects]
-    return _by_id(db, [each for each in ids if each is not None])
+    db: sqlite3.Connection,
+    access: Access,
+    objects: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    conflict: Conflict | None,
+) -> tuple[list[Row], int]:
+    """Add rows; on a conflict merge ``columns`` into, or leave, the row that is there.
+
+    Returns the rows added or merged (not those left alone), and how many of them were added.
+    """
+    done: dict[str, None] = {}
+    added = 0
+    for given in objects:
+        row = access.defaults() | _stored(given)
+        access.check(row)
+        present = None if conflict is None else _present(db, row, conflict.columns or ("id",))
+        if present is None or conflict is None:
+            done[_add(db, access, row)] = None
+            added += 1
+        elif conflict.merge:
+            if present["id"] in done:
+                message = "ON CONFLICT DO UPDATE command cannot affect row a second time"
+                raise RestError(500, "21000", message, hint=_TWICE)
+            done[_merge(db, access, present, {name: row.get(name) for name in columns})] = None
+    return _by_id(db, tuple(done)), added
 
 
 def update(db: sqlite3.Connection, access: Access, query: Query, changes: Mapping[str, Any]) -> list[Row]:
+    """Change the rows of ``query``; without any change none is touched, and none returned."""
     stored = _stored(changes)
+    if not stored:
+        return []
     where = Where.all_of((access.where, query.where))
     rows = db.execute(f"SELECT id, owner_id FROM agents WHERE {where.sql}", where.values).fetchall()  # noqa: S608
     for row in rows:
@@ -134,27 +161,21 @@ def mark_stale(db: sqlite3.Connection, access: Access, before: str) -> None:
         _update(db, access, row["id"], {"status": "offline"})
 
 
-def _insert(
-    db: sqlite3.Connection, access: Access, given: dict[str, Any], conflict: Conflict | None
-) -> str | None:
-    row = access.defaults() | given
-    access.check(row)
-    present = None if conflict is None else _present(db, row, conflict.columns or ("id",))
-    if present is None or conflict is None:
-        names = ", ".join(row)
-        marks = ", ".join("?" * len(row))
-        _execute(db, f"INSERT INTO agents ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
-        identity: str = row["id"]
-        access.note(None, _one(db, identity))
-        return identity
-    if not conflict.merge:
-        return None
-    if dict(present)["owner_id"] != row["owner_id"]:
-        # The row there is somebody else's: PostgreSQL's USING clause refuses to update it.
-        access.check({"owner_id": present["owner_id"]})
-    _update(db, access, present["id"], given)
-    changed: str = given.get("id", present["id"])
-    return changed
+def _add(db: sqlite3.Connection, access: Access, row: Mapping[str, Any]) -> str:
+    names = ", ".join(row)
+    marks = ", ".join("?" * len(row))
+    _execute(db, f"INSERT INTO agents ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
+    identity: str = row["id"]
+    access.note(None, _one(db, identity))
+    return identity
+
+
+def _merge(db: sqlite3.Connection, access: Access, present: Row, changes: Mapping[str, Any]) -> str:
+    # A row there that is somebody else's: PostgreSQL's USING clause refuses to update it.
+    access.check({"owner_id": present["owner_id"]})
+    _update(db, access, present["id"], changes)
+    identity: str = changes.get("id", present["id"])
+    return identity
 
 
 def _present(db: sqlite3.Connection, row: Mapping[str, Any], keys: Sequence[str]) -> Row | None:
@@ -197,7 +218,7 @@ def _stored(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in AGENT_COLUMNS:
             message = f"Could not find the '{name}' column of 'agents' in the schema cache"
             raise RestError(400, "PGRST204", message)
-        stored[column(name, TABLE, AGENT_COLUMNS)] = to_sql(name, AGENT_COLUMNS[name], value)
+        stored[name] = json_to_sql(name, AGENT_COLUMNS[name], value)
     return stored
 
 

@@ -8,9 +8,9 @@ import sqlite3
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-__all__ = ["RestError", "from_sql", "to_sql"]
+__all__ = ["RestError", "from_sql", "json_to_sql", "text_to_sql"]
 
 _TEXT_CHARACTERS = 16_384
 _ZONE = re.compile(r"([+-]\d\d)$")
@@ -30,17 +30,29 @@ class RestError(Exception):
         self.hint = hint
 
 
-def to_sql(name: str, kind: str, value: object) -> Any:
-    """What is stored for ``value`` in a column of PostgreSQL type ``kind``; raise :class:`RestError`."""
+def json_to_sql(name: str, kind: str, value: object) -> Any:
+    """What is stored for a JSON value in a column of PostgreSQL type ``kind``; raise :class:`RestError`."""
     if value is None:
         return None
+    return _jsonb(value) if kind == "jsonb" else _scalar(name, kind, value)
+
+
+def text_to_sql(name: str, kind: str, value: str) -> Any:
+    """What a filter's ``value`` is compared as; raise :class:`RestError`."""
+    if kind != "jsonb":
+        return _scalar(name, kind, value)
+    try:
+        return _jsonb(json.loads(value))
+    except (ValueError, RecursionError):
+        raise _syntax("json", value) from None
+
+
+def _scalar(name: str, kind: str, value: object) -> Any:
     match kind:
         case "uuid":
             return _uuid(value)
         case "timestamptz":
             return _timestamp(value)
-        case "jsonb":
-            return json.dumps(value if not isinstance(value, str) else _json(value), separators=(",", ":"))
         case _:
             return _text(name, value)
 
@@ -72,11 +84,18 @@ def _timestamp(value: object) -> str:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
 
 
-def _json(value: str) -> object:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+def _jsonb(value: object) -> str:
+    """Equal values have equal text: keys in PostgreSQL's order, which is by length first."""
+    return json.dumps(_ordered(value), separators=(",", ":"))
+
+
+def _ordered(value: object) -> object:
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value).items()
+        return {key: _ordered(each) for key, each in sorted(items, key=lambda item: (len(item[0]), item[0]))}
+    if isinstance(value, list):
+        return [_ordered(each) for each in cast("list[object]", value)]
+    return value
 
 
 def _text(name: str, value: object) -> str:

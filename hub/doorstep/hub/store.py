@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from doorstep.hub.rest_like import like
 from doorstep.hub.schema import MIGRATIONS
 
 __all__ = ["Store", "database", "migrate"]
@@ -50,6 +51,7 @@ class Store:
         self._path.chmod(0o600)
         connection = sqlite3.connect(self._path, isolation_level=None)
         connection.row_factory = sqlite3.Row
+        connection.create_function("pg_like", 3, like, deterministic=True)
         for pragma in (
             f"busy_timeout={_BUSY_MS}",
             "journal_mode=WAL",
