@@ -79,7 +79,7 @@ class Trust:
 
     def _check(self, shown: PublicKey) -> None:
         named = self._named()
-        if named is not None and named != shown:
+        if named is not None and named != shown and self._known.expected(self._agent) is None:
             raise PeerNotTrusted(
                 f"{self._agent.name} proves another key than the back end says it has, so the connection was "
                 f"refused. Named: {named.fingerprint}. Shown: {shown.fingerprint}. If the agent was just set "
@@ -92,11 +92,12 @@ class Trust:
     def _compare(self, shown: PublicKey, *, pin: bool = False) -> None:
         """Only a key that was proved to us is pinned; a changed one is noted either way."""
         expected = self._known.expected(self._agent)
-        if pin or expected not in (None, shown):
+        is_changed = expected is not None and expected != shown
+        if pin or is_changed:
             try:
                 self._known.check(self._agent, shown)
             except OSError as error:
-                if expected not in (None, shown):
+                if expected is not None and is_changed:
                     raise changed(self._agent.name, expected, shown) from error
                 _log.warning("the key of %s could not be noted: %s", self._agent.name, error)
 
