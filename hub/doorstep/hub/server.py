@@ -177,7 +177,8 @@ async def _serve(services: Services, listener: socket.socket) -> uvicorn.Server:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=512)
+    everywhere = host == "::"  # as other servers understand it: IPv4 too
+    listener = socket.create_server((host, port), family=family, backlog=512, dualstack_ipv6=everywhere)
     # Inherited by what it accepts. asyncio sets it only on sockets that name their protocol; without it each
     # first small frame after another waits 40 ms for the reader's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
