@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 
 __all__ = ["AFTER_EXIT_BYTES", "Descriptor"]
 
@@ -46,16 +47,26 @@ class Descriptor:
         while True:
             if (data := self._take(most)) is not None:
                 return self._counted(data) if exited.done() else data
-            readable = self._watch(reading=True)
-            try:
-                if exited.done():
-                    done, _ = await asyncio.wait({readable}, timeout=linger)
-                    if not done:
-                        return b""
-                else:
-                    await asyncio.wait({readable, exited}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                self._unwatch(readable, reading=True)
+            if not await self._readable_or(exited, linger):
+                return b""
+
+    async def _readable_or(self, exited: asyncio.Future[None], linger: float) -> bool:
+        """Wait for bytes or the exit; after the exit at most ``linger`` seconds, False when none came.
+
+        On the way of every keystroke's echo: one future and one turn of the loop.
+        """
+        readable = self._watch(reading=True)
+        wake = partial(_wake_by, readable)
+        try:
+            if exited.done():
+                await asyncio.wait({readable}, timeout=linger)
+                return readable.done()
+            exited.add_done_callback(wake)
+            await readable
+        finally:
+            exited.remove_done_callback(wake)
+            self._unwatch(readable, reading=True)
+        return True
 
     async def write(self, data: bytes) -> None:
         """Write all of ``data``, waiting whenever the kernel's buffer is full.
@@ -142,6 +153,10 @@ class Descriptor:
         if not self.closed:
             loop = asyncio.get_running_loop()
             (loop.remove_reader if reading else loop.remove_writer)(self.fd)
+
+
+def _wake_by(waiting: asyncio.Future[None], _: object) -> None:
+    _wake(waiting)
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

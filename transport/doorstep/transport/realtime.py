@@ -57,8 +57,8 @@ HEARTBEAT = 25
 REQUESTS_IN_FLIGHT = 256
 """Unanswered requests of one socket."""
 MESSAGE_BYTES = 4 * MIB
-"""Largest message taken. Supabase carries broadcasts of up to 3 MB; at websockets' own limit of 1 MiB one such
-message from one client would end the socket of every agent that hears it."""
+"""Largest message taken: Supabase carries broadcasts of up to 3 MB. At the 1 MiB of websockets, one such
+message of one client would end the socket of every agent that hears it."""
 
 if not library_version.startswith("2."):
     raise ImportError(f"realtime {library_version} has other insides than the 2.34 that doorstep adapts")
