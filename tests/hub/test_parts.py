@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
 
 from doorstep.hub.config import RealtimeLimits, SignInLimits
 from doorstep.hub.keys import load_keys
 from doorstep.hub.lockout import Lockout
-from doorstep.hub.outbox import Outbox
+from doorstep.hub.outbox import Flusher, Outbox, binary_frame, text_frame
 from doorstep.hub.passwords import Passwords, TooBusy
 from doorstep.hub.presence import Presence
+from doorstep.hub.rate import Rate
 
 
 def test_lockout_doubles_up_to_its_limit_and_forgets() -> None:
@@ -80,20 +82,81 @@ def test_diffs_add_up_to_the_state(calls: list[tuple[int, str, dict[str, object]
     )
 
 
+class Pipe:
+    """Where an outbox writes to; ``stuck`` as the test says."""
+
+    def __init__(self) -> None:
+        self.stuck = False
+        self.written = b""
+        self.full = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def overflowed(self) -> None:
+        self.full = True
+
+
 @pytest.mark.asyncio
 async def test_the_outbox_is_in_order_and_bounded() -> None:
-    outbox = Outbox(RealtimeLimits(queue_frames=3, queue_bytes=1000))
-    for frame in ("1", "2", "3"):
+    pipe, flusher = Pipe(), Flusher()
+    outbox = Outbox(RealtimeLimits(queue_frames=3, queue_bytes=1000), pipe, flusher)
+    for frame in (
+        b"1",
+        b"2",
+        b"3",
+        b"4",
+        b"5",
+    ):  # a burst of one turn of the loop is no fault of the reader's
         outbox.put(frame)
-    assert [await outbox.get() for _ in range(3)] == ["1", "2", "3"]
-    for frame in ("1", "2", "3"):
+    await asyncio.sleep(0)
+    assert (pipe.written, pipe.full) == (b"12345", False)
+    pipe.stuck = True
+    for frame in (b"6", b"7", b"8"):
         outbox.put(frame)
-    assert not outbox.overflowed.is_set()
-    outbox.put("4")
-    assert outbox.overflowed.is_set()
-    by_size = Outbox(RealtimeLimits(queue_frames=30, queue_bytes=10))
-    by_size.put("x" * 11)
-    assert by_size.overflowed.is_set()
+    await asyncio.sleep(0)
+    assert (pipe.written, pipe.full) == (b"12345", False)
+    pipe.stuck = False
+    outbox.flush()
+    assert pipe.written == b"12345678"
+    pipe.stuck = True
+    for _ in range(4):
+        outbox.put(b"x")
+    assert pipe.full
+    outbox.put(b"y")
+    pipe.stuck = False
+    outbox.flush()
+    assert pipe.written == b"12345678"
+    by_size = Outbox(RealtimeLimits(queue_frames=30, queue_bytes=10), stuck := Pipe(), flusher)
+    stuck.stuck = True
+    by_size.put(b"x" * 11)
+    assert stuck.full
+    await asyncio.sleep(0)
+
+
+def test_rates_are_averages_of_a_minute_looked_at_every_five_seconds() -> None:
+    rate = Rate(100, tick=5, buckets=12, now=0)
+    rate.add(4000)
+    assert not rate.exceeded(4.9)
+    assert rate.exceeded(5.0)
+    assert rate.exceeded(34.9)  # 4,000 in 30 s, then in 40 s
+    assert not rate.exceeded(40.0)
+    rate.add(8000)
+    assert rate.exceeded(45.0)
+    assert rate.exceeded(104.9)  # 8,000 in a minute
+    assert not rate.exceeded(105.0)
+    rate.add(10**9)
+    assert rate.exceeded(110.0)
+    assert not rate.exceeded(10**9)
+    rate.add(1)
+    assert not rate.exceeded(10**9 + 5)
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+def test_frames_are_what_a_websocket_server_sends(size: int) -> None:
+    for made, opcode in ((text_frame, Opcode.TEXT), (binary_frame, Opcode.BINARY)):
+        payload = b"x" * size
+        assert made(payload) == Frame(opcode, payload).serialize(mask=False)
 
 
 @pytest.mark.asyncio

@@ -102,6 +102,15 @@ def test_makes_broadcasts_of_the_servers_own() -> None:
     assert message.frame(Vsn.V2) == b"\x04\x0a\x01\x00\x00realtime:te\x00"
 
 
+def test_metadata_of_the_servers_own_reaches_both_versions() -> None:
+    message = Outgoing.broadcast("realtime:t", "e", b'{"a":1}', binary=False, metadata=b'{"id":"x"}')
+    payload = '{"event":"e","meta":{"id":"x"},"payload":{"a":1},"type":"broadcast"}'
+    assert message.frame(Vsn.V1) == (
+        f'{{"ref":null,"event":"broadcast","payload":{payload},"topic":"realtime:t"}}'
+    )
+    assert message.frame(Vsn.V2) == b'\x04\x0a\x01\x0a\x01realtime:te{"id":"x"}{"a":1}'
+
+
 @pytest.mark.parametrize("field", ["topic", "event", "metadata"])
 def test_names_longer_than_their_length_byte_are_refused(field: str) -> None:
     names: dict[str, Any] = {"topic": "t", "event": "e", "metadata": b""}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import asyncio
+import time
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from doorstep.hub.config import RealtimeLimits
+from doorstep.hub.message import Message
 from doorstep.hub.presence import Diff, Presence
+from doorstep.hub.rate import Rate
 from doorstep.hub.watch import Watch
-from doorstep.protocol.access import Grant
 from doorstep.protocol.phoenix import Outgoing, Push, UserBroadcast
 
 __all__ = ["PREFIX", "Bus", "Member", "Topic"]
@@ -32,10 +36,17 @@ class Topic:
 class Member(Hashable, Protocol):
     """What the bus knows of a joined channel."""
 
-    grant: Grant
+    hears: bool
+    """Whether it may hear broadcasts."""
+    sees: bool
+    """Whether it may see presence."""
 
-    def deliver(self, message: Outgoing) -> None:
+    def deliver(self, message: Message) -> None:
         """Take one message; must neither block nor raise."""
+        ...
+
+    def fail(self, message: str) -> None:
+        """Close for a reason the client is told. Idempotent."""
         ...
 
 
@@ -47,14 +58,26 @@ class _Room:
 
 
 class Bus:
-    """All topics of one hub. A topic exists while it has a member."""
+    """All topics of one hub. A topic exists while it has a member.
 
-    def __init__(self, watch: Watch) -> None:
+    ``events`` counts broadcasts, each as one sent and one per receiver; while there are too many, whoever
+    receives one is closed. ``presences`` counts tracks, states and diffs.
+    """
+
+    def __init__(self, watch: Watch, limits: RealtimeLimits) -> None:
         self._rooms: dict[Topic, _Room] = {}
         self._watch = watch
+        self._limits = limits
+        self.events = self.rate(limits.events_per_second)
+        self.presences = self.rate(limits.presence_events_per_second)
 
     def __len__(self) -> int:
         return len(self._rooms)
+
+    def rate(self, limit: float) -> Rate:
+        """A counter that goes by this hub's ticks."""
+        limits = self._limits
+        return Rate(limit, tick=limits.rate_tick, buckets=limits.rate_buckets, now=time.monotonic())
 
     def topics(self) -> tuple[Topic, ...]:
         """The topics that have a member."""
@@ -75,14 +98,23 @@ class Bus:
 
     def broadcast(self, topic: Topic, source: Push | UserBroadcast, *, without: Member | None = None) -> None:
         """Send a broadcast to all members who may hear it, except ``without``."""
+        self.send(topic, Message(Outgoing(source)), without=without)
+        if topic.private and topic in self._rooms:
+            self._watch.broadcast(topic.name, topic.private, source)
+
+    def send(self, topic: Topic, message: Message, *, without: Member | None = None) -> None:
+        """Send a message to all members who may hear it, except ``without``."""
+        self.events.add()
         room = self._rooms.get(topic)
         if room is None:
             return
-        self._watch.broadcast(topic.name, topic.private, source)
-        message = Outgoing(source)
-        for member in tuple(room.members):
-            if member is not without and Grant.BROADCAST_READ in member.grant:
-                member.deliver(message)
+        hearers = [member for member in room.members if member.hears and member is not without]
+        for member in hearers:
+            member.deliver(message)
+        self.events.add(len(hearers))
+        if self.events.exceeded(time.monotonic()):
+            # After what this turn of the loop still has to say: the sender's acknowledgement.
+            asyncio.get_running_loop().call_soon(_close, hearers)
 
     def track(self, topic: Topic, member: Member, key: str, payload: bytes) -> Diff | None:
         """Change a member's presence; the caller sends its reply and then :meth:`tell`s the diff."""
@@ -104,7 +136,13 @@ class Bus:
         if diff is None:
             return
         self._watch.presence(topic.name, topic.private, diff, room.presence)
-        message = Outgoing.push(topic.wire, "presence_diff", diff.payload())
+        message = Message(Outgoing.push(topic.wire, "presence_diff", diff.payload()))
         for member in tuple(room.members):
-            if Grant.PRESENCE_READ in member.grant:
+            if member.sees:
                 member.deliver(message)
+        self.presences.add(len(room.members))
+
+
+def _close(members: Iterable[Member]) -> None:
+    for member in members:
+        member.fail("Too many messages per second")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
-from doorstep.hub.bus import Bus, Topic
-from doorstep.hub.changes import Changes, is_valid, wanted_text
-from doorstep.hub.config import RealtimeLimits
+from doorstep.hub.bus import Topic
+from doorstep.hub.changes import is_valid, wanted_text
 from doorstep.hub.join import JoinConfig
+from doorstep.hub.message import Message
+from doorstep.hub.services import Services
 from doorstep.hub.tokens import Claims, TokenError, TokenFault
 from doorstep.protocol.access import Grant, Subject
 from doorstep.protocol.phoenix import EMPTY, Outgoing, Push, Ref, UserBroadcast
@@ -24,6 +24,7 @@ __all__ = ["Channel", "Socket"]
 log = logging.getLogger("doorstep.hub")
 
 _encode = msgspec.json.Encoder().encode
+_TOO_MANY_PRESENCES = "Too many presence messages per second"
 
 
 class _PresenceCall(msgspec.Struct):
@@ -37,56 +38,96 @@ class Socket(Protocol):
     def push(
         self, topic: str, event: str, payload: msgspec.Raw, *, ref: Ref = None, join_ref: Ref = None
     ) -> None: ...
-    def deliver(self, message: Outgoing) -> None: ...
+    def deliver(self, message: Message) -> None: ...
     def reply(self, push: Push | UserBroadcast, status: str, response: object, *, join_ref: Ref) -> None: ...
 
 
 class Channel:
     """A member of a topic. ``closed`` is called once when the channel closes itself."""
 
+    __slots__ = (
+        "_calls",
+        "_changes_timer",
+        "_closed",
+        "_config",
+        "_hub",
+        "_limits",
+        "_open",
+        "_replayed",
+        "_socket",
+        "_timer",
+        "_window_ends",
+        "claims",
+        "grant",
+        "hears",
+        "join_ref",
+        "sees",
+        "topic",
+    )
+
     def __init__(
         self,
-        *,
         topic: Topic,
         join_ref: Ref,
         config: JoinConfig,
         claims: Claims,
         grant: Grant,
         socket: Socket,
-        bus: Bus,
-        changes: Changes,
-        limits: RealtimeLimits,
+        hub: Services,
         closed: Callable[[Channel], None],
     ) -> None:
         self.topic = topic
         self.join_ref = join_ref
-        self.config = config
         self.claims = claims
         self.grant = grant
+        self.hears = False
+        self.sees = False
+        self._config = config
         self._socket = socket
-        self._bus = bus
-        self._changes = changes
-        self._limits = limits
+        self._hub = hub
+        self._limits = hub.config.realtime
         self._closed = closed
-        self._calls: deque[float] = deque(maxlen=limits.presence_calls)
+        self._open = False
+        self._calls = 0
+        self._window_ends = 0.0
+        self._replayed: frozenset[str | None] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
+        self._changes_timer: asyncio.TimerHandle | None = None
 
     # Life
 
     def open(self) -> None:
         """Become a member and watch the token's expiry."""
-        self._bus.join(self.topic, self)
-        if self.config.bindings:
-            self._changes.add(self)
+        self._open = True
+        self._may(watching=self._config.presence_enabled)
+        self._hub.bus.join(self.topic, self)
+        if self.bindings:
+            self._hub.changes.add(self)
         self._watch_token()
+
+    def begin(self, replay: list[Message]) -> None:
+        """What follows the reply to the join: who is there, what was missed, what will come."""
+        if self._config.presence_enabled and self.sees:
+            self._send_presence_state()
+        if replay:
+            self._replayed = frozenset(message.id for message in replay)
+            for message in replay:
+                self._socket.deliver(message)
+        if self._config.replication_ready:
+            self.system("ok", "Replication connection established")
+        if self.bindings:
+            loop = asyncio.get_running_loop()
+            self._changes_timer = loop.call_later(self._limits.changes_delay, self._answer_bindings)
 
     def detach(self) -> None:
         """Stop being a member, saying nothing to the client. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._changes.remove(self)
-        self._bus.leave(self.topic, self)
+        self._open = False
+        for timer in (self._timer, self._changes_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._changes_timer = None
+        self._hub.changes.remove(self)
+        self._hub.bus.leave(self.topic, self)
 
     def close(self) -> None:
         """Tell the client that the channel is closed, and stop."""
@@ -95,9 +136,16 @@ class Channel:
         self._closed(self)
 
     def fail(self, message: str) -> None:
-        """Close the channel for a reason the client is told."""
-        log.info("channel %s closed: %s", self.topic.name, message)
-        self.system("error", message)
+        """Close the channel for a reason the client is told. Idempotent."""
+        if self._open:
+            log.info("channel %s closed: %s", self.topic.name, message)
+            self.system("error", message)
+            self.close()
+
+    def ask_to_leave(self) -> None:
+        """Close the channel because the server wants it so."""
+        payload = {"message": "Server requested disconnect", "status": "ok", "extension": "system"}
+        self._push("system", msgspec.Raw(_encode(payload)))
         self.close()
 
     def system(self, status: str, message: str, *, extension: str = "system") -> None:
@@ -105,16 +153,24 @@ class Channel:
         payload = {"message": message, "status": status, "extension": extension, "channel": self.topic.name}
         self._push("system", msgspec.Raw(_encode(payload)))
 
-    def send_presence_state(self) -> None:
-        """The members present, once after the join, to those who asked and may see them."""
-        if self.config.presence_enabled and Grant.PRESENCE_READ in self.grant:
-            self._push("presence_state", self._bus.presence(self.topic).state())
+    def _send_presence_state(self) -> None:
+        if self._hub.bus.presences.exceeded(time.monotonic()):
+            self.fail(_TOO_MANY_PRESENCES)
+            return
+        self._hub.bus.presences.add()
+        self._push("presence_state", self._hub.bus.presence(self.topic).state())
+
+    def _may(self, *, watching: bool) -> None:
+        """Work out what this member hears and sees. Presence of a private topic is for those who asked for
+        it, when they joined or by tracking."""
+        self.hears = Grant.BROADCAST_READ in self.grant
+        self.sees = not self.topic.private or (watching and Grant.PRESENCE_READ in self.grant)
 
     # Changed rows
 
     @property
     def bindings(self) -> tuple[dict[str, Any], ...]:
-        return self.config.bindings
+        return self._config.bindings
 
     @property
     def subject(self) -> Subject:
@@ -122,10 +178,11 @@ class Channel:
 
     def tell_change(self, payload: msgspec.Raw) -> None:
         """Take a changed row this channel listens for."""
-        self.deliver(Outgoing.push(self.topic.wire, "postgres_changes", payload))
+        self.deliver(Message(Outgoing.push(self.topic.wire, "postgres_changes", payload)))
 
-    def answer_bindings(self) -> None:
+    def _answer_bindings(self) -> None:
         """Say whether the changes asked for will come."""
+        self._changes_timer = None
         wrong = [binding for binding in self.bindings if not is_valid(binding)]
         if wrong:
             message = (
@@ -140,8 +197,11 @@ class Channel:
 
     def new_token(self, claims: Claims, grant: Grant) -> None:
         """Go on with a newer token; a right to read that is lost closes the channel."""
+        if not self._open:
+            return
         lost = self._reads() & ~grant
         self.claims, self.grant = claims, grant
+        self._may(watching=self.sees or self._config.presence_enabled)
         if lost:
             self.fail(f"You do not have permissions to read from this Channel topic: {self.topic.name}")
         else:
@@ -153,7 +213,7 @@ class Channel:
 
     def _reads(self) -> Grant:
         wanted = Grant.BROADCAST_READ
-        if self.config.presence_enabled:
+        if self._config.presence_enabled:
             wanted |= Grant.PRESENCE_READ
         return self.grant & wanted
 
@@ -174,20 +234,21 @@ class Channel:
 
     # What the client sends
 
-    def deliver(self, message: Outgoing) -> None:
-        """Take a message of the bus."""
-        self._socket.deliver(message)
+    def deliver(self, message: Message) -> None:
+        """Take a message of the bus, unless it was replayed to this channel."""
+        if not self._replayed or message.id not in self._replayed:
+            self._socket.deliver(message)
 
     def broadcast(self, push: Push | UserBroadcast) -> None:
         """Send to the topic. Without the right to write: dropped in silence, whatever ``ack`` says."""
         if Grant.BROADCAST_WRITE not in self.grant:
             return
         if _size(push) > self._limits.payload_bytes:
-            if self.config.broadcast_ack:
+            if self._config.broadcast_ack:
                 self._socket.reply(push, "error", "payload_size_exceeded", join_ref=self.join_ref)
             return
-        self._bus.broadcast(self.topic, push, without=None if self.config.broadcast_self else self)
-        if self.config.broadcast_ack:
+        self._hub.bus.broadcast(self.topic, push, without=None if self._config.broadcast_self else self)
+        if self._config.broadcast_ack:
             self._socket.reply(push, "ok", {}, join_ref=self.join_ref)
 
     def presence(self, push: Push) -> None:
@@ -207,9 +268,9 @@ class Channel:
             case "track":
                 self._track(push, bytes(call.payload))
             case "untrack":
-                diff = self._bus.untrack(self.topic, self)
+                diff = self._hub.bus.untrack(self.topic, self)
                 self._socket.reply(push, "ok", {}, join_ref=self.join_ref)
-                self._bus.tell(self.topic, diff)
+                self._hub.bus.tell(self.topic, diff)
             case None:
                 self._socket.reply(push, "ok", {}, join_ref=self.join_ref)
             case _:
@@ -223,17 +284,22 @@ class Channel:
         if len(payload) > self._limits.payload_bytes:
             self.fail("Track message size exceeded")
             return
-        diff = self._bus.track(self.topic, self, self.config.presence_key, payload)
+        if self._hub.bus.presences.exceeded(time.monotonic()):
+            self.fail(_TOO_MANY_PRESENCES)
+            return
+        self._hub.bus.presences.add()
+        self._may(watching=True)
+        diff = self._hub.bus.track(self.topic, self, self._config.presence_key, payload)
         self._socket.reply(push, "ok", {}, join_ref=self.join_ref)
-        self._bus.tell(self.topic, diff)
+        self._hub.bus.tell(self.topic, diff)
 
     def _count_call(self) -> bool:
         """Whether one more presence call is within ``presence_calls`` per ``presence_window``."""
         now = time.monotonic()
-        if len(self._calls) == self._calls.maxlen and now - self._calls[0] < self._limits.presence_window:
-            return False
-        self._calls.append(now)
-        return True
+        if now > self._window_ends:
+            self._calls, self._window_ends = 0, now + self._limits.presence_window
+        self._calls += 1
+        return self._calls <= self._limits.presence_calls
 
     def _push(self, event: str, payload: msgspec.Raw, *, ref: Ref = None) -> None:
         self._socket.push(self.topic.wire, event, payload, ref=ref, join_ref=self.join_ref)

@@ -30,8 +30,26 @@ class RealtimeLimits:
     """A socket from which nothing came for this long is closed with 1000."""
     token_check: float = 300.0
     """A channel's token is looked at again at least this often, and at its expiry."""
+    no_channel: float = 600.0
+    """This often the sockets that have no channel are dropped (NO_CHANNEL_TIMEOUT_IN_MS)."""
+    changes_delay: float = 0.0
+    """"Subscribed to PostgreSQL" comes this long after the join; on the real server 1 to 8 s."""
     connections: int = 200
+    """Sockets that have joined a channel (max_concurrent_users)."""
+    sockets: int = 1_000
+    """Sockets in all: a guard of the hub's own; more are refused like too many users."""
     channels_per_socket: int = 100
+    joins_per_second: float = 100.0
+    events_per_second: float = 100.0
+    """Broadcasts, each counted once as sent and once per receiver; too many close their receivers."""
+    presence_events_per_second: float = 1_000.0
+    rate_tick: float = 5.0
+    """The three rates are averages over ``rate_buckets`` of this many seconds, looked at as often."""
+    rate_buckets: int = 12
+    replay_seconds: float = 72 * 3600.0
+    """Messages the server sent to private topics are kept this long."""
+    replay_messages: int = 25
+    """A join asks for this many of them at most."""
     topic_bytes: int = 255
     """Longest sub topic."""
     frame_bytes: int = 5_000_000
@@ -96,6 +114,8 @@ class HubConfig:
     """Whether ``POST /auth/v1/signup`` makes accounts; ``None``: only when nobody outside can call."""
     access_token_seconds: int = 3600
     sign_in_link_seconds: float = DEFAULT_TIMING.sign_in_link
+    private_only: bool = False
+    """Whether public channels are refused."""
     topics: tuple[TopicRule, ...] = DEFAULT_TOPICS
     """Who may use which private topic; the default is what ``sql/`` states."""
     rows: tuple[RowRule, ...] = DEFAULT_ROWS

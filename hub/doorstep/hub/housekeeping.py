@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from doorstep.hub import agents
 from doorstep.hub.agents import Access
+from doorstep.hub.messages import forget_messages
 from doorstep.hub.services import Services
 from doorstep.protocol.access import Role, Subject
 
@@ -33,13 +34,14 @@ async def keep_house(services: Services) -> None:
 
 
 async def sweep(services: Services) -> None:
-    """Mark agents offline that were last seen ``STALE`` ago, and forget links that can no longer be used."""
+    """Mark agents offline that were last seen ``STALE`` ago, and forget what can no longer be used."""
     access = Access(Subject(Role.SERVICE))
     before = (datetime.now(UTC) - STALE).isoformat()
 
     def work(db: sqlite3.Connection) -> None:
         agents.mark_stale(db, access, before)
         db.execute("DELETE FROM links WHERE expires_at < ?", (time.time(),))
+        forget_messages(db, services.config.realtime.replay_seconds)
 
     await services.store.run(work)
     services.changes.tell(access.changes)

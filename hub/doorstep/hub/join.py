@@ -9,10 +9,21 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["JoinConfig", "read_join"]
+__all__ = ["JoinConfig", "Replay", "read_join"]
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+_MOST_REPLAYED = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Which stored messages a client asks for: since when (epoch ms), how many. ``None`` is a wrong value."""
+
+    since: int | None
+    limit: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +38,15 @@ class JoinConfig:
     bindings: tuple[dict[str, Any], ...]
     """Its ``postgres_changes``, each with the ``id`` the server gives it."""
     token: str | None
+    replay: Replay | None = None
+    replication_ready: bool = False
 
 
 def read_join(sub_topic: str, payload: msgspec.Raw) -> JoinConfig | None:
     """Read a join payload; ``None`` when it is not an object."""
     try:
         given = _decode(payload)
-    except msgspec.ValidationError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
     # Without a config the topic's name is taken as a schema to listen to, as the real server does.
     legacy = not isinstance(given.get("config"), dict)
@@ -49,6 +62,8 @@ def read_join(sub_topic: str, payload: msgspec.Raw) -> JoinConfig | None:
         presence_enabled=_bool(presence.get("enabled")),
         bindings=tuple(_binding(change) for change in _maps(changes)),
         token=_token(given),
+        replay=_replay(broadcast.get("replay")),
+        replication_ready=_bool(broadcast.get("replication_ready")),
     )
 
 
@@ -58,8 +73,22 @@ def _binding(change: dict[str, Any]) -> dict[str, Any]:
 
 
 def _token(given: dict[str, Any]) -> str | None:
-    token = given.get("access_token", given.get("user_token"))
-    return token if isinstance(token, str) else None
+    # As on the real server: an opaque key in either place means the connection's token, else user_token wins.
+    tokens = [given.get("access_token"), given.get("user_token")]
+    found = [token for token in tokens if isinstance(token, str)]
+    return found[0] if found and found[0].startswith("sb_") else found[-1] if found else None
+
+
+def _replay(given: object) -> Replay | None:
+    if given is None:
+        return None
+    wanted = _map(given)
+    limit = wanted.get("limit")
+    return Replay(_whole(wanted.get("since")), _MOST_REPLAYED if limit is None else _whole(limit))
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
 def _bool(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -40,6 +41,8 @@ async def batch(request: Request) -> Response:
     hub, claims = services(request), _claims(request)
     if claims is None:
         return _unauthorized(401)
+    if hub.bus.events.exceeded(time.monotonic()):
+        return _limited()
     try:
         messages = msgspec.json.decode(await request.body(), type=_Batch).messages
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -62,6 +65,8 @@ async def single(request: Request) -> Response:
     hub, claims = services(request), _claims(request)
     if claims is None:
         return _unauthorized(401)
+    if hub.bus.events.exceeded(time.monotonic()):
+        return _limited()
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind not in ("application/json", "application/octet-stream"):
         return JSONResponse({"message": "Unsupported Media Type"}, status_code=415)
@@ -104,6 +109,10 @@ def _claims(request: Request) -> Claims | None:
 
 def _unauthorized(status: int) -> Response:
     return JSONResponse({"message": "Unauthorized"}, status_code=status)
+
+
+def _limited() -> Response:
+    return JSONResponse({"message": "You have exceeded your rate limit"}, status_code=429)
 
 
 def _faults(hub: Services, message: _Message) -> dict[str, list[str]]:

@@ -69,5 +69,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE users ADD COLUMN role TEXT NOT NULL DEFAULT 'authenticated'",
         "ALTER TABLE users ADD COLUMN banned_until TEXT",
     ),
+    (
+        """CREATE TABLE messages (
+            id TEXT PRIMARY KEY,
+            topic TEXT NOT NULL,
+            event TEXT NOT NULL,
+            payload TEXT NOT NULL,
+            inserted_at REAL NOT NULL
+        ) STRICT""",
+        "CREATE INDEX messages_topic ON messages (topic, inserted_at)",
+        "CREATE INDEX messages_age ON messages (inserted_at)",
+    ),
 )
 """Each entry takes the database one version up; entries are only ever added."""

@@ -20,8 +20,10 @@ from doorstep.hub.events import HubEvent, OnEvent
 from doorstep.hub.housekeeping import keep_house
 from doorstep.hub.keys import Keys, load_keys, private_directory
 from doorstep.hub.lockout import Lockout
+from doorstep.hub.messages import Messages
 from doorstep.hub.passwords import Passwords
 from doorstep.hub.services import Services
+from doorstep.hub.sockets import Sockets
 from doorstep.hub.store import Store, database
 from doorstep.hub.tokens import Tokens
 from doorstep.hub.watch import Watch
@@ -95,6 +97,7 @@ class HubServer:
         # uvicorn's own serve() would take the process's signals, which belong to the command line.
         self._serving = asyncio.create_task(self._server.main_loop(), name="hub")
         self._house = asyncio.create_task(keep_house(services), name="hub-housekeeping")
+        services.sockets.start()
 
     async def stop(self) -> None:
         """Close every connection (1012), finish what is written, close the files. Idempotent."""
@@ -104,6 +107,7 @@ class HubServer:
             await asyncio.wait([self._house])
             await self._serving
             await self._server.shutdown([self._listener])
+            self.services.sockets.stop()
             self._server = self._serving = None
         if self._services is not None:
             services, self._services = self._services, None
@@ -137,15 +141,18 @@ class HubServer:
         url = (config.public_url or _local_url(config.host, port)).rstrip("/")
         tokens = Tokens(keys, issuer=f"{url}/auth/v1", seconds=config.access_token_seconds)
         tokens.check_keys()
+        store, bus = Store(database(directory)), Bus(Watch(self._on_event), config.realtime)
         return Services(
             config=config,
             url=url,
             keys=keys,
-            store=Store(database(directory)),
+            store=store,
             tokens=tokens,
             passwords=Passwords(config.sign_in),
             lockout=Lockout(config.sign_in),
-            bus=Bus(Watch(self._on_event)),
+            bus=bus,
+            sockets=Sockets(config.realtime),
+            messages=Messages(store, bus, config.realtime),
             on_event=self._on_event,
             changes=Changes(config.rows),
         )

@@ -12,7 +12,9 @@ from doorstep.hub.config import HubConfig
 from doorstep.hub.events import OnEvent
 from doorstep.hub.keys import Keys
 from doorstep.hub.lockout import Lockout
+from doorstep.hub.messages import Messages
 from doorstep.hub.passwords import Passwords
+from doorstep.hub.sockets import Sockets
 from doorstep.hub.store import Store
 from doorstep.hub.tokens import Claims, TokenError, TokenFault, Tokens
 
@@ -31,10 +33,10 @@ class Services:
     passwords: Passwords
     lockout: Lockout
     bus: Bus
+    sockets: Sockets
+    messages: Messages
     on_event: OnEvent
     changes: Changes = field(default_factory=Changes)
-    sockets: set[object] = field(default_factory=set[object])
-    """The connected realtime sockets."""
 
 
 def services(connection: HTTPConnection) -> Services:

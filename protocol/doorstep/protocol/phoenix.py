@@ -156,10 +156,12 @@ class Outgoing:
     binary frame in version 2.0.0, a text frame in 1.0.0, and nothing at all in 1.0.0 if its payload is bytes.
     """
 
-    __slots__ = ("_frames", "_source")
+    __slots__ = ("_frames", "_metadata", "_source")
 
-    def __init__(self, source: Push | UserBroadcast) -> None:
+    def __init__(self, source: Push | UserBroadcast, metadata: bytes = b"") -> None:
+        """``metadata`` is a JSON object of the server's own; what a client sent as such goes no further."""
         self._source = source
+        self._metadata = metadata
         self._frames: dict[Vsn, str | bytes | None] = {}
 
     @classmethod
@@ -167,12 +169,14 @@ class Outgoing:
         return cls(Push(ref=None, topic=topic, event=event, payload=payload))
 
     @classmethod
-    def broadcast(cls, topic: str, event: str, payload: bytes, *, binary: bool) -> Outgoing:
-        """A user broadcast of the server's own making, or of a client's with its metadata dropped."""
+    def broadcast(
+        cls, topic: str, event: str, payload: bytes, *, binary: bool, metadata: bytes = b""
+    ) -> Outgoing:
+        """A user broadcast of the server's own making."""
         message = UserBroadcast(
             join_ref=None, ref=None, topic=topic, event=event, binary=binary, payload=payload
         )
-        return cls(message)
+        return cls(message, metadata)
 
     def frame(self, vsn: Vsn) -> str | bytes | None:
         """The frame for a receiver of that version; ``None`` when it cannot be told in it."""
@@ -185,10 +189,21 @@ class Outgoing:
         if isinstance(source, Push):
             return encode(vsn, topic=source.topic, event=source.event, payload=source.payload)
         if vsn is Vsn.V2:
-            return encode_user_broadcast(source.topic, source.event, source.payload, binary=source.binary)
+            return encode_user_broadcast(
+                source.topic,
+                source.event,
+                source.payload,
+                binary=source.binary,
+                metadata=self._metadata,
+            )
         if source.binary or not _is_json(source.payload):
             return None
-        payload = b'{"event":%b,"payload":%b,"type":"broadcast"}' % (_encode(source.event), source.payload)
+        meta = b'"meta":%b,' % self._metadata if self._metadata else b""
+        payload = b'{"event":%b,%b"payload":%b,"type":"broadcast"}' % (
+            _encode(source.event),
+            meta,
+            source.payload,
+        )
         return encode(vsn, topic=source.topic, event="broadcast", payload=msgspec.Raw(payload))
 
 
