@@ -174,7 +174,6 @@ class HubWebSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._over()
         super().connection_lost(exc)
-        if self._attached:
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
