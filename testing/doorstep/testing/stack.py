@@ -19,9 +19,11 @@ import httpx
 
 from doorstep.transport.credentials import Credentials, save
 
-__all__ = ["AgentProgram", "Program", "Stack", "StackUser", "stack"]
+__all__ = ["DOORSTEP", "AgentProgram", "Program", "Stack", "StackUser", "stack"]
 
 _LINES_KEPT = 1000
+DOORSTEP = (sys.executable, "-m", "doorstep.cli.main")
+"""The command line, run by this Python."""
 
 
 def free_port() -> int:
@@ -33,14 +35,20 @@ def free_port() -> int:
 
 
 class Program:
-    """One ``doorstep`` process whose output is kept, line by line."""
+    """One ``doorstep`` process, or another ``command``, whose output is kept, line by line."""
 
     def __init__(
-        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        command: Sequence[str] = DOORSTEP,
     ) -> None:
         self.name = name
         self.lines: list[str] = []
-        self._arguments = (sys.executable, "-m", "doorstep.cli.main", *arguments)
+        self._arguments = (*command, *arguments)
         self._environment = {**os.environ, **environment}
         self._log = log
         self._process: asyncio.subprocess.Process | None = None

@@ -1,0 +1,135 @@
+"""Testing, network laboratory: connects every kind of site with every other, and tells how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from doorstep.testing.lab import TURN_ADDRESSES, Kind, Lab, LabClient, Servers, Site
+from doorstep.testing.lab_client import Failed
+from doorstep.testing.stack import AgentProgram
+
+__all__ = ["CELL_TIMING", "Outcome", "markdown", "matrix", "used"]
+
+_AT_ONCE = 6
+"""Cells connected at the same time; most of them wait for the network."""
+
+CELL_TIMING = {
+    "DOORSTEP_TIMING_ICE": "5",
+    "DOORSTEP_TIMING_TOTAL": "7",
+    "DOORSTEP_TIMING_RETRY_PAUSE": "1",
+}
+"""A client in a cell that cannot be connected gives up early."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one cell came out."""
+
+    agent: Kind
+    client: Kind
+    wire: str
+    """``direct``, ``turn``, another kind of wire, or ``none``."""
+    seconds: float = 0.0
+    """From the call of ``connect()``, with sign-in, to the output of a first command."""
+    pair: str = ""
+    """Types of the local and the remote ICE candidate, as the client sees them."""
+    detail: str = ""
+
+    @property
+    def cell(self) -> tuple[Kind, Kind]:
+        return self.agent, self.client
+
+
+def used(stats: Mapping[str, Any]) -> tuple[str, str]:
+    """(wire, candidate pair) from a session's ``stats()``."""
+    if stats["wire"] != "webrtc":
+        return str(stats["wire"]), ""
+    ends = stats["transport"]["localCandidate"], stats["transport"]["remoteCandidate"]
+    relayed = any(end["type"] == "relay" or end["address"] in TURN_ADDRESSES for end in ends)
+    return ("turn" if relayed else "direct"), "-".join(str(end["type"]) for end in ends)
+
+
+async def matrix(
+    lab: Lab,
+    servers: Servers,
+    cells: Sequence[tuple[Kind, Kind]],
+    clients: dict[Kind, LabClient],
+) -> list[Outcome]:
+    """Connect the cells, (agent's kind, client's kind); ``clients`` are used and kept for the next matrix."""
+    agent_kinds, client_kinds = ({cell[end] for cell in cells} for end in (0, 1))
+    for kind in agent_kinds:
+        await _site(lab, "agent", kind)
+    for kind in client_kinds:
+        await _site(lab, "client", kind)
+    agents: dict[Kind, AgentProgram] = {}
+
+    async def start_agent(kind: Kind) -> None:
+        agents[kind] = await lab.agent(_named(lab, "agent", kind), servers)
+
+    async def start_client(kind: Kind) -> None:
+        clients[kind] = await lab.client(_named(lab, "client", kind), environment=CELL_TIMING)
+
+    starting = [start_agent(kind) for kind in agent_kinds]
+    starting += [start_client(kind) for kind in client_kinds - clients.keys()]
+    await asyncio.gather(*starting)
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(agent: Kind, client: Kind) -> Outcome:
+        async with turn:
+            return await _cell(lab, servers, agent, client, clients[client])
+
+    try:
+        return await asyncio.gather(*(one(*cell) for cell in cells))
+    finally:
+        await asyncio.gather(*(agent.close() for agent in agents.values()))
+
+
+async def _cell(lab: Lab, servers: Servers, agent: Kind, client: Kind, runner: LabClient) -> Outcome:
+    site, session = _named(lab, "client", client), f"to-{agent}"
+    started = time.monotonic()
+    try:
+        found = await runner.connect(
+            session,
+            _named(lab, "agent", agent).name,
+            lab.credentials(site),
+            lab.ice_servers(site, servers),
+        )
+    except Failed as error:
+        return Outcome(agent, client, "none", time.monotonic() - started, detail=str(error))
+    await runner.close_session(session)
+    wire, pair = used(found["stats"])
+    detail = f"{found['states']} {found['stats']['transport'].get('connectMs', '')}"
+    return Outcome(agent, client, wire, found["seconds"], pair, detail)
+
+
+async def _site(lab: Lab, end: str, kind: Kind) -> Site:
+    name = f"{end}-{kind}"
+    return lab.sites.get(name) or await lab.site(kind, name)
+
+
+def _named(lab: Lab, end: str, kind: Kind) -> Site:
+    return lab.sites[f"{end}-{kind}"]
+
+
+def markdown(outcomes: Iterable[Outcome]) -> str:
+    """A table: agents' sites down, clients' sites across; wire, pair and seconds to usable in each cell."""
+    found = {outcome.cell: outcome for outcome in outcomes}
+    agents, clients = ([kind for kind in Kind if any(c[end] is kind for c in found)] for end in (0, 1))
+    lines = ["| agent ↓ · client → | " + " | ".join(clients) + " |"]
+    lines.append("|---" * (len(clients) + 1) + "|")
+    for agent in agents:
+        cells = [_say(found.get((agent, client))) for client in clients]
+        lines.append(f"| **{agent}** | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _say(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    if outcome.wire == "none":
+        return "–"
+    return f"{outcome.wire} {outcome.seconds:.2f} s"
