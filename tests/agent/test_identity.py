@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -35,13 +36,14 @@ def test_a_new_name_keeps_the_id(tmp_path: Path) -> None:
 
 
 def test_first_starts_at_once_agree(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        ids = pool.map(_load, [tmp_path] * 16)
+    program = "import sys, pathlib; from doorstep.agent.identity import load_identity as load"
+    program += "; print(load(pathlib.Path(sys.argv[1])).id)"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    starts = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(8)]
+    ids = [start.communicate(timeout=60)[0].strip() for start in starts]
     assert len(set(ids)) == 1
-
-
-def _load(state: Path) -> str:
-    return load_identity(state).id
+    assert len(ids[0]) == 36
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"id":"x","name":"y"}', b'{"id":5,"name":"y"}', b"\xff"])

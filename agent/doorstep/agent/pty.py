@@ -19,6 +19,11 @@ _LINGER = 0.1
 """After the program's exit the kernel may still be carrying its last output to our side (the line
 discipline's buffers are flushed by deferred work); nothing for this long means all of it has come."""
 _IUTF8 = 0x4000  # the same on Linux and macOS; the termios module does not name it
+_DEFAULTS = (
+    *(signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+    *(signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ),
+)
+"""Whatever the agent was started with (nohup(1), a script's "&"), its keys work in the terminal."""
 _CHANGE_DIRECTORY = "import os,sys;os.chdir(sys.argv[1]);os.execv(sys.argv[2],sys.argv[3:])"
 
 
@@ -98,7 +103,7 @@ def _spawn(terminal: str, program: str, argv: Sequence[str], cwd: str, env: Mapp
         ],
         setsid=True,
         setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+        setsigdef=_DEFAULTS,
     )
 
 
