@@ -25,6 +25,7 @@ COMMANDS = [
     "login",
     "logout",
     "ls",
+    "relay",
     "status",
     "up",
     "version",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from doorstep.cli.common import run, state_dir_option
+from doorstep.cli.relaying import turn_config, turn_options
 
 if TYPE_CHECKING:
     from doorstep.hub import HubConfig, HubServer
@@ -39,6 +40,7 @@ class CannotListen(click.ClickException):
     "--allowed-host", "allowed_hosts", multiple=True, help="A further host name to answer to; repeatable."
 )
 @click.option("--allow-signup", is_flag=True, help="Let visitors make accounts.")
+@turn_options
 @state_dir_option
 def hub(
     host: str,
@@ -46,6 +48,8 @@ def hub(
     public_url: str | None,
     allowed_hosts: tuple[str, ...],
     allow_signup: bool,
+    turn_urls: tuple[str, ...],
+    turn_secret_file: Path | None,
     state_dir: Path,
 ) -> None:
     """Run the hub alone. Its first start makes the owner's account.
@@ -63,6 +67,7 @@ def hub(
         public_url=public_url,
         allowed_hosts=allowed_hosts,
         signup=allow_signup,
+        turn=turn_config(turn_urls, turn_secret_file),
     )
     with only_one(state_dir):
         run(_hub(config), log_level=logging.WARNING)

@@ -19,6 +19,7 @@ from doorstep.hub.connection import websocket_class
 from doorstep.hub.events import HubEvent, OnEvent
 from doorstep.hub.housekeeping import keep_house
 from doorstep.hub.keys import Keys, load_keys, private_directory
+from doorstep.hub.listening import listen, local_url, serve
 from doorstep.hub.lockout import Lockout
 from doorstep.hub.messages import Messages
 from doorstep.hub.passwords import Passwords
@@ -31,7 +32,6 @@ from doorstep.hub.watch import Watch
 __all__ = ["HubServer", "Owner"]
 
 _OWNER_EMAIL = "owner@doorstep.local"
-_STOP_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class HubServer:
         Raises ``OSError`` for a taken port, :class:`~doorstep.hub.keys.KeysError` for keys that do not fit.
         """
         directory = private_directory(private_directory(self.config.state_dir) / "hub")
-        listener = _listen(self.config.host, self.config.port)
+        listener = listen(self.config.host, self.config.port)
         try:
             services = self._build(directory, listener.getsockname()[1])
             await services.store.open()
@@ -93,8 +93,13 @@ class HubServer:
             raise
         self._services = services
         self._listener = listener
-        self._server = await _serve(services, listener)
-        # uvicorn's own serve() would take the process's signals, which belong to the command line.
+        limits = self.config.realtime
+        self._server = await serve(
+            build_app(services),
+            listener,
+            websocket=websocket_class(limits.idle),
+            message_bytes=limits.frame_bytes,
+        )
         self._serving = asyncio.create_task(self._server.main_loop(), name="hub")
         self._house = asyncio.create_task(keep_house(services), name="hub-housekeeping")
         services.sockets.start()
@@ -138,7 +143,7 @@ class HubServer:
 
     def _build(self, directory: Path, port: int) -> Services:
         config, keys = self.config, load_keys(directory, self.config.keys)
-        url = (config.public_url or _local_url(config.host, port)).rstrip("/")
+        url = (config.public_url or local_url(config.host, port)).rstrip("/")
         tokens = Tokens(keys, issuer=f"{url}/auth/v1", seconds=config.access_token_seconds)
         tokens.check_keys()
         store, bus = Store(database(directory)), Bus(Watch(self._on_event), config.realtime)
@@ -156,46 +161,6 @@ class HubServer:
             on_event=self._on_event,
             changes=Changes(config.rows),
         )
-
-
-async def _serve(services: Services, listener: socket.socket) -> uvicorn.Server:
-    """A uvicorn server that answers on ``listener``."""
-    limits = services.config.realtime
-    config = uvicorn.Config(
-        build_app(services),
-        log_config=None,
-        log_level="warning",  # at "info" it logs URLs, which carry keys
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        ws=websocket_class(limits.idle),
-        ws_max_size=limits.frame_bytes,
-        ws_ping_interval=None,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=_STOP_SECONDS,
-        proxy_headers=False,
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup([listener])
-    return server
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    everywhere = host == "::"  # as other servers understand it: IPv4 too
-    listener = socket.create_server((host, port), family=family, backlog=512, dualstack_ipv6=everywhere)
-    # Inherited by what it accepts. asyncio sets it only on sockets that name their protocol; without it each
-    # first small frame after another waits 40 ms for the reader's delayed acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _local_url(host: str, port: int) -> str:
-    """The URL on this machine; a hub on all addresses is called by the loopback one."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 def _ignore(_: HubEvent) -> None:
