@@ -653,6 +653,28 @@ async def test_a_full_urgent_lane_holds_back_the_bulk_below_it() -> None:
             await waiting
 
 
+async def test_an_echo_goes_out_before_the_acknowledgement_of_its_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DOORSTEP_SCTP", "stock")
+    async with peers() as (near, far):
+        await near.apply_answer(await far.accept_offer(await near.create_offer()))
+        a, b = await both(near, far)
+        async with asyncio.timeout(CONNECT):
+            while near._sctp._flight_size:  # what the channels said when they opened
+                await asyncio.sleep(0.005)
+        far._sctp.sack_delay = CONNECT
+        inbox = Inbox(a)
+
+        def echo(lane: Lane, frame: Frame) -> None:
+            asyncio.get_running_loop().call_soon(b.send, lane, frame)  # as a service would, in its own turn
+
+        b.start(echo)
+        a.send(Lane.TERMINAL_IO, Data(1, 0, b"k"))
+        assert (await inbox.next())[1] == Data(1, 0, b"k")
+        assert near._sctp._flight_size
+
+
 async def test_bulk_does_not_delay_what_is_urgent() -> None:
     async with pair() as (near, far):
         far.start(lambda lane, frame: far.send(lane, frame) if lane is Lane.TERMINAL_IO else None)

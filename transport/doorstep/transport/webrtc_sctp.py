@@ -44,7 +44,9 @@ _log = logging.getLogger("doorstep.transport")
 _UNASSEMBLED = -4 * MIB
 """aiortc counts its receive window down and does not hold the peer to it; here fragments are a flood."""
 _SACK_EVERY = 4
-"""Packets in order that one acknowledgement may answer, when all were there in one turn of the loop."""
+"""Packets in order that one acknowledgement may answer."""
+_SACK_DELAY = 0.001
+"""Seconds that fewer packets wait for theirs (RFC 9260 §6.2: at most 0.2): first goes a keystroke's echo."""
 _BURST = 16 * USERDATA_MAX_LENGTH
 """Bytes one acknowledgement may release at once."""
 _GROWTH = 16
@@ -61,7 +63,8 @@ class Sctp(RTCSctpTransport):
         self.on_broken: Callable[[str], None] = lambda _: None
         self._flushing = False
         self._unacknowledged = 0
-        self._sack_timer: asyncio.Handle | None = None
+        self.sack_delay = _SACK_DELAY
+        self._sack_timer: asyncio.TimerHandle | None = None
         self._resending = False
         self.on_room: Callable[[], None] = lambda: None
         self._delay = DelayControl()
@@ -126,14 +129,15 @@ class Sctp(RTCSctpTransport):
         self._advertised_rwnd -= len(chunk.user_data)
 
     async def _send_sack(self) -> None:
-        """Acknowledge at once what is out of order, else once per few packets of one turn of the loop."""
+        """Acknowledge at once what is out of order, else every few packets or a moment later."""
         self._unacknowledged += 1
         if self._sack_misordered or self._sack_duplicates or self._unacknowledged >= _SACK_EVERY:
             await self._acknowledge()
         else:
             self._sack_needed = False
             if self._sack_timer is None:
-                self._sack_timer = asyncio.get_running_loop().call_soon(self._acknowledge_rest)
+                loop = asyncio.get_running_loop()
+                self._sack_timer = loop.call_later(self.sack_delay, self._acknowledge_rest)
 
     def _acknowledge_rest(self) -> None:
         self._sack_timer = None
