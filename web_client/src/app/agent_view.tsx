@@ -3,6 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Agent } from "../client/agents.ts";
 import type { Status } from "../client/connection.ts";
+import { ChangedKey } from "./changed_key.tsx";
 import { ConnectionPanel } from "./connection_panel.tsx";
 import { useValue } from "./hooks.ts";
 import { KeyBar } from "./key_bar.tsx";
@@ -53,7 +54,13 @@ export function AgentView({ agent, workspace }: { agent: Agent; workspace: Works
                 </button>
             </header>
             {details && (
-                <ConnectionPanel session={session} status={status} agent={agent} leave={disconnect} />
+                <ConnectionPanel
+                    session={session}
+                    status={status}
+                    agent={agent}
+                    trust={connection.trust}
+                    leave={disconnect}
+                />
             )}
             {tabs.length > 0 && status.state !== "connected" && (
                 <Interruption workspace={workspace} status={status} />
@@ -100,6 +107,7 @@ function Threshold({ workspace, status, agent }: { workspace: Workspace; status:
             <Steps status={status} name={agent.name} />
             {error && (
                 <NoticeBox notice={inWords(error)}>
+                    <ChangedKey workspace={workspace} error={error} />
                     <button class="button button-main" type="button" onClick={() => workspace.enter()}>
                         Try again
                     </button>
@@ -116,6 +124,7 @@ function Interruption({ workspace, status }: { workspace: Workspace; status: Sta
         return (
             <div class="interruption">
                 <NoticeBox notice={inWords(error)}>
+                    <ChangedKey workspace={workspace} error={error} />
                     <button class="button button-main" type="button" onClick={() => workspace.enter()}>
                         Reconnect
                     </button>

@@ -3,6 +3,10 @@
 import { createClient, type SupabaseClient } from "@supabase/supabase-js";
 import { Agents } from "../client/agents.ts";
 import { Connection } from "../client/connection.ts";
+import { KnownAgents } from "../client/known.ts";
+import { ownKey } from "../client/own_key.ts";
+import { type Introduced, Trust } from "../client/trust.ts";
+import type { Signer } from "../protocol/proof.ts";
 import type { IceServer } from "../protocol/signaling.ts";
 import { DEFAULT_TIMING } from "../protocol/timing.ts";
 import { Observable } from "../runtime/observable.ts";
@@ -25,11 +29,15 @@ export class Home {
     private readonly signaling: RealtimeSignaling;
     private readonly workspaces = new Map<string, Workspace>();
     private readonly iceServers: readonly IceServer[];
+    private readonly backend: string;
+    private readonly known = new KnownAgents(localStorage);
+    private key: Promise<Signer | null> | null = null;
 
     constructor(client: SupabaseClient, config: Config, user: { id: string; email?: string | undefined }) {
         this.email = user.email ?? "";
         this.userId = user.id;
         this.iceServers = config.iceServers ?? [];
+        this.backend = config.url;
         this.signaling = new RealtimeSignaling(client, DEFAULT_TIMING);
         this.agents = new Agents(client, this.signaling, user.id, DEFAULT_TIMING);
         void this.agents.start();
@@ -44,11 +52,29 @@ export class Home {
             signaling: this.signaling,
             iceServers: this.iceServers,
             timing: DEFAULT_TIMING,
+            makeTrust: (sessionId) =>
+                new Trust(
+                    sessionId,
+                    () => this.ownKey(),
+                    this.known,
+                    () => this.introduced(agentId),
+                ),
             makePeer: (iceServers) => new Peer(iceServers as RTCIceServer[], DEFAULT_TIMING),
         });
         const workspace = new Workspace(connection, this.agents.list);
         this.workspaces.set(agentId, workspace);
         return workspace;
+    }
+
+    private ownKey(): Promise<Signer | null> {
+        this.key ??= ownKey();
+        return this.key;
+    }
+
+    private introduced(id: string): Introduced {
+        const agent = this.agents.list.value?.find((one) => one.id === id);
+        const { name = id, public_key: publicKey = null } = agent ?? {};
+        return { backend: this.backend, id, name, publicKey };
     }
 
     /** The page woke up or the network came back. */

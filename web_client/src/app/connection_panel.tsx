@@ -3,6 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Agent } from "../client/agents.ts";
 import type { Status } from "../client/connection.ts";
+import type { Trust } from "../client/trust.ts";
 import { Observable } from "../runtime/observable.ts";
 import type { Session, SessionStats } from "../runtime/session.ts";
 import { useValue } from "./hooks.ts";
@@ -15,16 +16,19 @@ export function ConnectionPanel({
     session,
     status,
     agent,
+    trust,
     leave,
 }: {
     session: Session | null;
     status: Status;
     agent: Agent;
+    trust: Trust | undefined;
     leave: () => void;
 }) {
     const stats = useStats(session);
     const stalled = useValue(session?.stalled ?? QUIET);
     const aloud = useValue(reader);
+    const key = useKey(trust, status);
     const peer = session?.peer ?? {};
     return (
         <aside class="panel" aria-label="Connection" data-testid="connection-panel">
@@ -40,6 +44,7 @@ export function ConnectionPanel({
                 <Fact name="Received" value={stats ? bytes(stats.bytesReceived) : "–"} />
                 <Fact name="Machine" value={String(peer.platform ?? agent.platform ?? "–")} />
                 <Fact name="Agent" value={String(peer.version ?? agent.version ?? "–")} />
+                <Fact name="Machine’s key" value={key} />
             </dl>
             <label class="switch">
                 <input type="checkbox" checked={aloud} onChange={() => reader.set(!aloud)} />
@@ -59,6 +64,19 @@ function Fact({ name, value }: { name: string; value: string }) {
             <dd>{value}</dd>
         </div>
     );
+}
+
+/** The machine's key as people compare it, or why there is none. */
+function useKey(trust: Trust | undefined, status: Status): string {
+    const [words, setWords] = useState("–");
+    useEffect(() => {
+        let shown = true;
+        void trust?.inWords().then((text) => shown && setWords(text));
+        return () => {
+            shown = false;
+        };
+    }, [trust, status.state]);
+    return words;
 }
 
 function useStats(session: Session | null): SessionStats | null {

@@ -7,6 +7,7 @@ import {
     DeadlineExceeded,
     DoorstepError,
     NotSignedIn,
+    PeerNotTrusted,
     SessionClosed,
     SignalingLost,
     Unauthorized,
@@ -27,6 +28,12 @@ export function inWords(error: unknown): Notice {
         return {
             title: "The machine said no",
             advice: `${error.message}.${error.retryAfter ? ` Try again in ${Math.ceil(error.retryAfter)} s.` : ""}`,
+        };
+    if (error instanceof PeerNotTrusted)
+        return {
+            title:
+                error.known && error.shown ? "This machine’s key has changed" : "This machine is not trusted",
+            advice: `${sentence(error.message)} Nothing was exchanged with it. Somebody may stand between you and your machine.`,
         };
     if (error instanceof Unauthorized)
         return {

@@ -2,6 +2,7 @@
 
 import type { Agent } from "../client/agents.ts";
 import type { Connection } from "../client/connection.ts";
+import type { Key } from "../client/known.ts";
 import { AgentUnreachable } from "../protocol/errors.ts";
 import { Observable } from "../runtime/observable.ts";
 import type { Session } from "../runtime/session.ts";
@@ -28,6 +29,17 @@ export class Workspace {
     /** Connect if need be. */
     enter(): void {
         this.connection.connect();
+    }
+
+    /** The changed key that was refused, if one was. */
+    refusedKey(): Key | null {
+        return this.connection.trust?.refused ?? null;
+    }
+
+    /** By the user's explicit wish: know the machine by its new key, and connect. */
+    acceptKey(): void {
+        this.connection.trust?.accept();
+        this.enter();
     }
 
     addTab(): void {

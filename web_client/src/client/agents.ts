@@ -13,6 +13,7 @@ export interface AgentRow {
     readonly platform: string | null;
     readonly version: string | null;
     readonly last_seen: string | null;
+    readonly public_key?: string | null;
 }
 
 export interface Agent extends AgentRow {
@@ -22,7 +23,7 @@ export interface Agent extends AgentRow {
 
 type Listener = (event: string, payload: unknown) => void;
 
-const COLUMNS = "id,name,platform,version,last_seen";
+const COLUMNS = "id,name,platform,version,last_seen,public_key";
 
 export class Agents {
     /** null until the rows are loaded. */

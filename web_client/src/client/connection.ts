@@ -1,14 +1,15 @@
 // Client: one connection to one agent. Receive → machine → run its effects → re-arm the one timer.
 
 import { Attempt, type AttemptEffect, type AttemptEvent, type AttemptState } from "../protocol/attempt.ts";
-import { type DoorstepError, MalformedMessage, Unauthorized } from "../protocol/errors.ts";
+import { type DoorstepError, MalformedMessage, PeerNotTrusted, Unauthorized } from "../protocol/errors.ts";
 import { signalingTopic } from "../protocol/ids.ts";
-import { dump, type IceServer, type Message, parse } from "../protocol/signaling.ts";
+import { dump, type IceServer, type Message, type ProofFields, parse } from "../protocol/signaling.ts";
 import type { Timing } from "../protocol/timing.ts";
 import { Observable, type Unwatch } from "../runtime/observable.ts";
 import { Session } from "../runtime/session.ts";
 import type { Channel, Signaling } from "../transport/signaling.ts";
 import type { Wire } from "../transport/wire.ts";
+import type { Trust } from "./trust.ts";
 
 /** What a connection needs of the channel of all agents. */
 export interface Knocking {
@@ -33,6 +34,8 @@ export interface ConnectionOptions {
     readonly signaling: Signaling;
     readonly iceServers: readonly IceServer[];
     readonly timing: Timing;
+    /** Without it this is a plain client: it proves nothing and believes every agent. */
+    readonly makeTrust?: (sessionId: string) => Trust;
     readonly makePeer: (iceServers: readonly IceServer[]) => PeerLike;
 }
 
@@ -51,10 +54,14 @@ export class Connection {
     /** Why connecting ended for good; null while it is going on or up. */
     readonly error = new Observable<DoorstepError | null>(null);
 
+    readonly trust: Trust | undefined;
+
     private readonly options: ConnectionOptions;
     private readonly machine: Attempt;
     private readonly sessionId = randomId();
     private peer: PeerLike | null = null;
+    /** Candidates follow the message they belong to. */
+    private proving: Promise<unknown> = Promise.resolve();
     private channel: Channel | null = null;
     private timer: ReturnType<typeof setTimeout> | undefined;
     private unlisten: Unwatch | null = null;
@@ -65,6 +72,7 @@ export class Connection {
     constructor(options: ConnectionOptions) {
         this.options = options;
         this.agentId = options.agentId;
+        this.trust = options.makeTrust?.(this.sessionId);
         this.machine = new Attempt(options.agentId, this.sessionId, { timing: options.timing });
     }
 
@@ -166,19 +174,29 @@ export class Connection {
             case "join-signaling":
                 return this.onChannel(effect.serial, this.joinSignaling(effect.serial), "signaling-joined");
             case "send-request": {
-                const sent = this.options.agents.send(...dump(effect.message));
+                const { message } = effect;
+                const sent = this.proved(message, this.trust?.request(message), (proved) =>
+                    this.options.agents.send(...dump(proved)),
+                );
                 return this.onChannel(effect.serial, sent, "request-sent");
             }
-            case "send-offer":
-                return this.onChannel(effect.serial, this.broadcast(effect.message), "offer-sent");
+            case "send-offer": {
+                const { message, proof } = effect;
+                const sent = this.proved(message, this.trust?.offer(message, proof), (proved) =>
+                    this.broadcast(proved),
+                );
+                return this.onChannel(effect.serial, sent, "offer-sent");
+            }
             case "send-candidate":
-                this.broadcast(effect.message).catch((error: Error) => console.debug(error.message));
+                this.proving
+                    .then(() => this.broadcast(effect.message))
+                    .catch((error: Error) => console.debug(error.message));
                 return;
             case "create-offer":
                 void this.createOffer(effect.serial, effect.iceServers ?? this.options.iceServers);
                 return;
             case "apply-answer":
-                void this.applyAnswer(effect.serial, effect.sdp);
+                void this.applyAnswer(effect.serial, effect.sdp, effect.proof);
                 return;
             case "add-candidate":
                 void this.peer?.addCandidate(effect.candidate);
@@ -202,13 +220,23 @@ export class Connection {
     ): void {
         work.then(
             () => this.dispatch({ type, serial }),
-            (error: Error) =>
-                this.dispatch({
-                    type: error instanceof Unauthorized ? "denied" : "channel-lost",
-                    serial,
-                    reason: error.message,
-                }),
+            (error: Error) => {
+                if (error instanceof PeerNotTrusted) return this.distrust(serial, error);
+                const type = error instanceof Unauthorized ? "denied" : "channel-lost";
+                this.dispatch({ type, serial, reason: error.message });
+            },
         );
+    }
+
+    private proved<M>(plain: M, proof: Promise<M> | undefined, send: (message: M) => Promise<void>) {
+        if (!proof) return send(plain);
+        const sent = proof.then(send);
+        this.proving = sent.catch(() => undefined); // told by the caller's promise
+        return sent;
+    }
+
+    private distrust(serial: number, { message, known, shown }: PeerNotTrusted): void {
+        this.dispatch({ type: "not-trusted", serial, reason: message, known, shown });
     }
 
     private async joinSignaling(serial: number): Promise<void> {
@@ -249,10 +277,12 @@ export class Connection {
         }
     }
 
-    private async applyAnswer(serial: number, sdp: string): Promise<void> {
+    private async applyAnswer(serial: number, sdp: string, proof?: ProofFields): Promise<void> {
         const { peer } = this;
         if (!peer) return;
         try {
+            await this.trust?.answer(sdp, proof);
+            if (this.peer !== peer) return;
             await peer.applyAnswer(sdp);
             const wire = await peer.wire();
             const session = new Session(this.sessionId, this.options.timing);
@@ -265,8 +295,9 @@ export class Connection {
             void session.closed.then((reason) => this.lost(serial, session, reason));
             this.dispatch({ type: "wire-up", serial });
         } catch (error) {
-            if (this.peer === peer)
-                this.dispatch({ type: "peer-failed", serial, reason: (error as Error).message });
+            if (this.peer !== peer) return;
+            if (error instanceof PeerNotTrusted) this.distrust(serial, error);
+            else this.dispatch({ type: "peer-failed", serial, reason: (error as Error).message });
         }
     }
 

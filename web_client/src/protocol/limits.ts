@@ -22,6 +22,8 @@ export const JSON_BYTES = 64 * KIB;
 export const CALLS_IN_FLIGHT = 256;
 /** A browser's offer with four lanes has 1–2 KiB. */
 export const SDP_BYTES = 64 * KIB;
+/** Certificate fingerprints of one description: a browser has one. */
+export const FINGERPRINTS = 8;
 export const CANDIDATE_BYTES = 1 * KIB;
 /** Candidates kept before the remote description, and accepted in all. */
 export const CANDIDATES_PER_SESSION = 64;

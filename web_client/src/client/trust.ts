@@ -1,0 +1,125 @@
+// Client: whom one connection believes: our key, the key we know of the agent, the key the back end names.
+
+import { InvalidInput, PeerNotTrusted } from "../protocol/errors.ts";
+import { type Bytes, keyFingerprint, parseKey, type Signer, toBase64 } from "../protocol/proof.ts";
+import type { ConnectionRequest, Offer, ProofFields } from "../protocol/signaling.ts";
+import { ClientProofs } from "../protocol/trust.ts";
+import type { Key, KnownAgents, Stranger } from "./known.ts";
+
+export const CANNOT_CHECK =
+    "This browser cannot check the machine’s key: it lacks Ed25519, or this page was not opened over HTTPS or on localhost.";
+
+export interface Introduced extends Stranger {
+    /** What the agent's row says. */
+    readonly publicKey: string | null;
+}
+
+export class Trust {
+    private proofs: Promise<ClientProofs | null> | null = null;
+    private readonly sessionId: string;
+    private readonly ownKey: () => Promise<Signer | null>;
+    private readonly introduced: () => Introduced;
+    private readonly known: KnownAgents;
+
+    /** `introduced` is asked anew at every attempt. */
+    constructor(
+        sessionId: string,
+        ownKey: () => Promise<Signer | null>,
+        known: KnownAgents,
+        introduced: () => Introduced,
+    ) {
+        this.sessionId = sessionId;
+        this.ownKey = ownKey;
+        this.known = known;
+        this.introduced = introduced;
+    }
+
+    /** The fingerprint that is known, or why there is none, for those who look. */
+    async inWords(): Promise<string> {
+        if (!(await this.opened())) return CANNOT_CHECK;
+        return this.known.search(this.stranger())?.fingerprint ?? "unknown: this agent proves none";
+    }
+
+    /** The changed key that was refused, if one was. */
+    get refused(): Key | null {
+        return this.known.search(this.stranger())?.refused ?? null;
+    }
+
+    /** Pin the changed key that was refused. Only ever by the user's explicit wish. */
+    accept(): void {
+        this.known.accept(this.stranger());
+    }
+
+    /** The request with our proof. Throws `PeerNotTrusted` if the back end names another key than the known one. */
+    async request(message: ConnectionRequest): Promise<ConnectionRequest> {
+        const proofs = await this.opened();
+        if (!proofs) {
+            if (this.known.find(this.stranger())) throw new PeerNotTrusted(CANNOT_CHECK);
+            return message;
+        }
+        const named = await this.named();
+        if (named) this.known.check(this.stranger(), named, false);
+        return proofs.request(message);
+    }
+
+    /** Check the proof of the `connection-ready` that asks for it; the offer with ours. */
+    async offer(message: Offer, ready: ProofFields | undefined): Promise<Offer> {
+        const proofs = await this.opened();
+        if (!proofs) return message;
+        const shown = await proofs.ready(ready);
+        if (shown) this.known.check(this.stranger(), await described(shown), false);
+        return proofs.offer(message);
+    }
+
+    /** Resolves if the answer comes from the agent that is meant; pins its key at the first contact. */
+    async answer(sdp: string, proof: ProofFields | undefined): Promise<void> {
+        const proofs = await this.opened();
+        if (!proofs) return;
+        const shown = await proofs.answer(sdp, proof);
+        const { name } = this.introduced();
+        const [pin, named] = [this.known.find(this.stranger()), await this.named()];
+        if (!shown) {
+            const expected = pin ?? named;
+            if (!expected) return;
+            throw new PeerNotTrusted(
+                `the answer came without a proof, but ${name} has the key ${expected.fingerprint}, so the connection was refused`,
+                expected.fingerprint,
+            );
+        }
+        const key = await described(shown);
+        if (!pin && named && named.key !== key.key)
+            throw new PeerNotTrusted(
+                `${name} proves another key than the back end says it has, so the connection was refused. Named: ${named.fingerprint}. Shown: ${key.fingerprint}.`,
+                named.fingerprint,
+                key.fingerprint,
+            );
+        this.known.check(this.stranger(), key, true);
+    }
+
+    private opened(): Promise<ClientProofs | null> {
+        this.proofs ??= this.ownKey().then(
+            (signer) => signer && new ClientProofs(signer, this.introduced().id, this.sessionId),
+        );
+        return this.proofs;
+    }
+
+    private stranger(): Stranger {
+        const { backend, id, name } = this.introduced();
+        return { backend, id, name };
+    }
+
+    private async named(): Promise<Key | null> {
+        const { publicKey, name } = this.introduced();
+        if (publicKey === null) return null;
+        try {
+            return await described(parseKey(publicKey));
+        } catch (error) {
+            if (!(error instanceof InvalidInput)) throw error;
+            throw new PeerNotTrusted(`the key that the back end names for ${name} is none`);
+        }
+    }
+}
+
+async function described(key: Bytes): Promise<Key> {
+    return { key: toBase64(key), fingerprint: await keyFingerprint(key) };
+}

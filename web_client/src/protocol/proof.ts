@@ -1,0 +1,120 @@
+// Protocol: Ed25519 keys, their fingerprints, and the proof of who speaks (docs/wire.md §8); mirrors protocol/proof.py.
+
+import { InvalidInput } from "./errors.ts";
+import { FINGERPRINTS, SDP_BYTES } from "./limits.ts";
+import type { ProofFields } from "./signaling.ts";
+
+export const KEY_BYTES = 32;
+export const NONCE_BYTES = 16;
+const SIGNATURE_BYTES = 64;
+/** Groups of four hex digits that are shown: 128 bits. */
+const GROUPS = 8;
+const LABEL = "doorstep proof 1";
+const LINE = /^a=fingerprint:(sha-256|sha-384|sha-512) ([0-9A-F]{2}(?::[0-9A-F]{2}){31,63})[ \t]*$/i;
+const BASE64URL = /^[A-Za-z0-9_-]*$/;
+
+export type Bytes = Uint8Array<ArrayBuffer>;
+
+/** A key pair whose private half stays where it is. */
+export interface Signer {
+    /** The public key. */
+    readonly key: Bytes;
+    sign(text: Bytes): Promise<Bytes>;
+}
+
+export interface Proof {
+    readonly key: Bytes;
+    /** The signer's own. */
+    readonly nonce: Bytes;
+    readonly signature: Bytes;
+}
+
+const utf8 = new TextEncoder();
+
+/** The bytes that are signed: label, purpose and parts, each as its length in 4 bytes and its bytes. */
+export function statement(purpose: string, ...parts: readonly Bytes[]): Bytes {
+    const all = [utf8.encode(LABEL), utf8.encode(purpose), ...parts];
+    const bytes = new Uint8Array(all.reduce((size, part) => size + 4 + part.length, 0));
+    const view = new DataView(bytes.buffer);
+    let at = 0;
+    for (const part of all) {
+        view.setUint32(at, part.length);
+        bytes.set(part, at + 4);
+        at += 4 + part.length;
+    }
+    return bytes;
+}
+
+/** Every certificate fingerprint of a description, normalised, sorted, each once. Throws `InvalidInput`, field `sdp`. */
+export function fingerprints(sdp: string): string[] {
+    if (sdp.length > SDP_BYTES) throw new InvalidInput("sdp", `must have at most ${SDP_BYTES} bytes`);
+    const known = new Set<string>();
+    for (const line of sdp.split(/[\r\n]/)) {
+        if (!line.toLowerCase().includes("fingerprint")) continue;
+        const [, algorithm, digest] = LINE.exec(line) ?? [];
+        if (!algorithm || !digest) throw new InvalidInput("sdp", "has a fingerprint that cannot be read");
+        known.add(`${algorithm.toLowerCase()} ${digest.toUpperCase()}`);
+    }
+    if (known.size === 0) throw new InvalidInput("sdp", "has no fingerprint");
+    if (known.size > FINGERPRINTS)
+        throw new InvalidInput("sdp", `has more than ${FINGERPRINTS} fingerprints`);
+    return [...known].sort();
+}
+
+/** Read the JSON form; unknown fields are ignored. Throws `InvalidInput`, naming the field. */
+export function parseProof(given: ProofFields): Proof {
+    for (const field of ["key", "nonce", "signature"]) {
+        if (!Object.hasOwn(given, field)) throw new InvalidInput(field, "is required in a proof");
+    }
+    return {
+        key: fromBase64("key", given.key ?? "", KEY_BYTES),
+        nonce: fromBase64("nonce", given.nonce ?? "", NONCE_BYTES),
+        signature: fromBase64("signature", given.signature ?? "", SIGNATURE_BYTES),
+    };
+}
+
+/** Sign a statement; `nonce` is the signer's own. */
+export async function makeProof(signer: Signer, nonce: Bytes, text: Bytes): Promise<ProofFields> {
+    const signature = await signer.sign(text);
+    return { key: toBase64(signer.key), nonce: toBase64(nonce), signature: toBase64(signature) };
+}
+
+/** Whether the proof's key has signed exactly this statement. */
+export async function holds(proof: Proof, text: Bytes): Promise<boolean> {
+    try {
+        const key = await crypto.subtle.importKey("raw", proof.key, "Ed25519", false, ["verify"]);
+        return await crypto.subtle.verify("Ed25519", key, proof.signature, text);
+    } catch (error) {
+        console.debug("not a key:", (error as Error).message); // not a point of the curve
+        return false;
+    }
+}
+
+/** Read a public key. Throws `InvalidInput`, field `key`. */
+export function parseKey(text: string): Bytes {
+    return fromBase64("key", text, KEY_BYTES);
+}
+
+/** The first 128 bits of the SHA-256 of a public key, as people compare them. */
+export async function keyFingerprint(key: Bytes): Promise<string> {
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", key));
+    const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    return Array.from({ length: GROUPS }, (_, group) => hex.slice(4 * group, 4 * group + 4)).join(" ");
+}
+
+export function toBase64(bytes: Bytes): string {
+    return btoa(String.fromCharCode(...bytes))
+        .replaceAll("+", "-")
+        .replaceAll("/", "_")
+        .replaceAll("=", "");
+}
+
+/** Only the one right way to write the bytes is taken. */
+function fromBase64(field: string, text: string, size: number): Bytes {
+    const wrong = new InvalidInput(field, `must be ${size} bytes in base64url without padding`);
+    if (!BASE64URL.test(text) || text.length % 4 === 1) throw wrong;
+    const raw = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
+    const bytes = Uint8Array.from(raw, (character) => character.charCodeAt(0));
+    if (bytes.length !== size || toBase64(bytes) !== text) throw wrong;
+    return bytes;
+}
