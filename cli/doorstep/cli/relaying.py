@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -133,10 +132,11 @@ def _secret(path: Path) -> str:
 
 
 def _key_set(path: str) -> dict[str, Any]:
+    import msgspec
+
     try:
-        found = json.loads(Path(path).read_text())
-    except ValueError as error:
+        return msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
+    except msgspec.ValidationError:
+        raise click.ClickException(f"{path} is not a JSON Web Key Set") from None
+    except msgspec.DecodeError as error:
         raise click.ClickException(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise click.ClickException(f"{path} is not a JSON Web Key Set")
-    return dict[str, Any](found)
