@@ -95,6 +95,12 @@ async def test_our_own_settings_are_not_inherited(client: Session, monkeypatch: 
     assert b"CLAUDE" not in screen.seen
 
 
+async def test_a_closed_pipe_ends_a_program(client: Session) -> None:
+    """As everywhere: ``yes | head`` says nothing of a broken pipe."""
+    screen = await terminal(client, ["/bin/sh", "-c", "kill -PIPE $$; echo ignored"])
+    assert await screen.ended() == {"exitCode": None, "signal": signal.SIGPIPE}
+
+
 async def test_backspace_takes_a_whole_character(client: Session) -> None:
     screen = await terminal(client, ["/bin/sh", "-c", "stty -echo; echo ready; head -n 1"])
     await screen.until(b"ready\r\n")

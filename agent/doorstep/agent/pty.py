@@ -24,7 +24,14 @@ _DEFAULTS = (
     *(signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ),
 )
 """Whatever the agent was started with (nohup(1), a script's "&"), its keys work in the terminal."""
-_CHANGE_DIRECTORY = "import os,sys;os.chdir(sys.argv[1]);os.execv(sys.argv[2],sys.argv[3:])"
+_CHANGE_DIRECTORY = """
+import _signal, os, sys
+for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+    _signal.signal(number, _signal.SIG_DFL)
+os.chdir(sys.argv[1])
+os.execv(sys.argv[2], sys.argv[3:])
+"""
+"""An interpreter ignores SIGPIPE and SIGXFSZ, and what is ignored stays so in the program it becomes."""
 
 
 class Pty:
