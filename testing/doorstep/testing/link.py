@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from aioice.ice import get_host_addresses
+
 __all__ = ["Conditions", "Link", "UdpRelay", "redirect"]
 
 _HEADERS = 28
@@ -93,27 +95,29 @@ class Link:
 class _End:
     """One socket of a relay: what comes in here goes through ``link`` and out of ``other``."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, host: str) -> None:
         self.link = link
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.setblocking(False)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             self.sock.setsockopt(socket.SOL_SOCKET, option, 1 << 22)
-        self.sock.bind(("127.0.0.1", 0))
+        self.sock.bind((host, 0))
         self.peer: tuple[str, int] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.other = self
 
 
 class UdpRelay:
-    """Two sockets and a link each way. ``near`` and ``far`` are the ports to hand to the two peers.
+    """Two sockets, and a link each way, between two peers that are told of each other through here.
 
-    The address of each peer is learnt from its packets; the far one's must be told first with :meth:`to_far`.
+    The address of each peer comes from its description, then from its packets.
     """
 
-    def __init__(self, there: Conditions, back: Conditions, seed: int = 1) -> None:
+    def __init__(self, there: Conditions, back: Conditions, seed: int = 1, host: str = "") -> None:
         self._loop = asyncio.get_running_loop()
-        self._near, self._far = _End(Link(there, Random(seed))), _End(Link(back, Random(seed + 1)))  # noqa: S311
+        self.host = host or next(iter(get_host_addresses(use_ipv4=True, use_ipv6=False)), "127.0.0.1")
+        self._near = _End(Link(there, Random(seed)), self.host)  # noqa: S311
+        self._far = _End(Link(back, Random(seed + 1)), self.host)  # noqa: S311
         self._near.other, self._far.other = self._far, self._near
         self.there, self.back = self._near.link, self._far.link
         self.near_port: int = self._near.sock.getsockname()[1]
@@ -121,12 +125,16 @@ class UdpRelay:
         for end in (self._near, self._far):
             self._loop.add_reader(end.sock, self._read, end)
 
-    def to_far(self, port: int) -> None:
-        """Packets from the near peer go to this port of 127.0.0.1."""
-        self._far.peer = ("127.0.0.1", port)
+    def to_far(self, offer_or_answer: str) -> str:
+        """Change the near peer's description for the far one: it is reached through here."""
+        return redirect(offer_or_answer, self.host, self.far_port, lambda port: self._know(self._near, port))
 
-    def to_near(self, port: int) -> None:
-        self._near.peer = ("127.0.0.1", port)
+    def to_near(self, offer_or_answer: str) -> str:
+        """Change the far peer's description for the near one."""
+        return redirect(offer_or_answer, self.host, self.near_port, lambda port: self._know(self._far, port))
+
+    def _know(self, end: _End, port: int) -> None:
+        end.peer = (self.host, port)
 
     def set(self, there: Conditions, back: Conditions) -> None:
         self.there.conditions, self.back.conditions = there, back
@@ -167,14 +175,18 @@ class UdpRelay:
             end.sock.close()
 
 
-_CANDIDATE = re.compile(r"a=candidate:(\S+) (\d+) (udp|UDP) (\d+) (\S+) (\d+) typ host[^\r\n]*")
+_CANDIDATE = re.compile(r"a=candidate:\S+ 1 udp \d+ (\S+) (\d+) typ host[^\r\n]*", re.IGNORECASE)
 
 
-def redirect(sdp: str, port: int, learn: Callable[[int], None]) -> str:
-    """Replace the candidates of a description by a relay's ``port``; ``learn`` gets the peer's own."""
-    ports = [int(match[6]) for match in _CANDIDATE.finditer(sdp)]
-    learn(ports[0])
+def redirect(sdp: str, host: str, port: int, learn: Callable[[int], None]) -> str:
+    """Replace the candidates of a description by the one of a relay; ``learn`` gets the peer's own port."""
+    found = [(match[1], int(match[2])) for match in _CANDIDATE.finditer(sdp)]
+    own = next((p for h, p in found if h == host), found[0][1] if found else 0)
+    if own:
+        learn(own)
     lines = [line for line in sdp.split("\r\n") if not line.startswith("a=candidate:")]
+    lines = [line for line in lines if not line.startswith("a=end-of-candidates")]
     at = next(i for i, line in enumerate(lines) if line.startswith("a=ice-pwd"))
-    lines.insert(at, f"a=candidate:1 1 udp 2130706431 127.0.0.1 {port} typ host")
+    lines.insert(at, f"a=candidate:1 1 udp 2130706431 {host} {port} typ host")
+    lines.insert(at + 1, "a=end-of-candidates")
     return "\r\n".join(lines)

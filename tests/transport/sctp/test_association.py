@@ -35,14 +35,18 @@ def digests(messages: list[bytes]) -> list[str]:
     ids=["clean", "loss 5 %", "loss 20 %", "disorder", "repeats", "all"],
 )
 @pytest.mark.parametrize("first_tsn", [0, 0xFFFFFFFF - 100], ids=["", "across the wrap"])
-def test_every_byte_arrives_in_order_on_twenty_streams(virtual: Any, conditions: Conditions, first_tsn: int) -> None:
+def test_every_byte_arrives_in_order_on_twenty_streams(
+    virtual: Any, conditions: Conditions, first_tsn: int
+) -> None:
     pair = virtual(conditions, seed=3, first_tsn=first_tsn)
     pair.start()
     dice = Random(4)
     sent: dict[tuple[int, int], list[bytes]] = {}
     for side, end in enumerate((pair.near, pair.far)):
         for stream in range(20):
-            sizes = [dice.choice(SIZES[:7]) for _ in range(4)] + ([dice.choice(SIZES[7:])] if stream < 4 else [])
+            sizes = [dice.choice(SIZES[:7]) for _ in range(4)] + (
+                [dice.choice(SIZES[7:])] if stream < 4 else []
+            )
             sent[side, stream] = [dice.randbytes(size) for size in sizes]
             for message in sent[side, stream]:
                 end.send(stream, message)
@@ -119,7 +123,9 @@ def test_streams_close_and_open_again_in_the_middle_of_transfers(virtual: Any) -
         for message in messages:
             pair.near.send(2, message)
         pair.near.association.close_stream(2)
-        pair.until(lambda turn=turn: len([e for e in pair.near.others if isinstance(e, Closed)]) == turn + 1, 60)
+        pair.until(
+            lambda turn=turn: len([e for e in pair.near.others if isinstance(e, Closed)]) == turn + 1, 60
+        )
         assert digests(pair.far.messages[2]) == digests(messages)
         assert [e.streams for e in pair.far.others if isinstance(e, Reset)] == [(2,)] * (turn + 1)
     pair.until(lambda: len(pair.far.messages[9]) == len(bulk), 120)
@@ -272,7 +278,11 @@ def test_sacks_from_nowhere_change_nothing(virtual: Any) -> None:
     pair.far.send(1, b"hello")
     pair.far.association.flush(pair.now)
     far = pair.far.association
-    for cumulative in (far.outstanding.next + 5, far.outstanding.cumulative - 5, far.outstanding.next + (1 << 31)):
+    for cumulative in (
+        far.outstanding.next + 5,
+        far.outstanding.cumulative - 5,
+        far.outstanding.next + (1 << 31),
+    ):
         hostile(pair, wire.sack(cumulative, 0, [(2, 65535)], [1, 2, 3]))
     assert not pair.far.ended
     pair.until(lambda: pair.near.messages[1] == [b"hello"], 5)
@@ -294,7 +304,11 @@ def test_packets_with_another_tag_are_not_looked_at(virtual: Any) -> None:
     pair = virtual(CLEAN)
     pair.start()
     forged = Envelope(5000, 5000, pair.far.association._tag ^ 1)
-    for body in (wire.chunk(Kind.ABORT), data(pair.near.association, 0, 3, 1, 0, b"x"), wire.chunk(Kind.SHUTDOWN)):
+    for body in (
+        wire.chunk(Kind.ABORT),
+        data(pair.near.association, 0, 3, 1, 0, b"x"),
+        wire.chunk(Kind.SHUTDOWN),
+    ):
         pair.far.association.receive(forged.seal(body), pair.now)
     pair.run(0.1)
     assert not pair.far.ended
@@ -316,7 +330,9 @@ def fuzz(virtual: Any, seed: int, seconds: float) -> None:
         if fate < 0.02:
             changed = bytearray(packet)
             for _ in range(dice.randrange(1, 6)):
-                changed[dice.randrange(8 if seed & 1 else 0, len(changed))] = dice.choice((0, 1, 255, dice.randrange(256)))
+                changed[dice.randrange(8 if seed & 1 else 0, len(changed))] = dice.choice(
+                    (0, 1, 255, dice.randrange(256))
+                )
             return bytes(changed)
         if fate < 0.03:
             return packet[: dice.randrange(len(packet))]
@@ -326,15 +342,21 @@ def fuzz(virtual: Any, seed: int, seconds: float) -> None:
                 kind = 130
             body = dice.randbytes(dice.randrange(0, 60))
             if kind == 130 and dice.random() < 0.7:
-                body = dice.choice((13, 14, 15, 16, 17, 18)).to_bytes(2, "big") + b"\0\x14" + body[:16].ljust(16)
-            return packet[:12] + bytes((kind, dice.randrange(256))) + (4 + len(body)).to_bytes(2, "big") + body
+                body = (
+                    dice.choice((13, 14, 15, 16, 17, 18)).to_bytes(2, "big") + b"\0\x14" + body[:16].ljust(16)
+                )
+            return (
+                packet[:12] + bytes((kind, dice.randrange(256))) + (4 + len(body)).to_bytes(2, "big") + body
+            )
         return packet
 
     pair.tap = tap
     for end in (pair.near, pair.far):
         end.association.start(5000, pair.now)
         end.refill = lambda end=end: (
-            end.send(dice.randrange(4), dice.randbytes(dice.choice((1, 100, 5000))), unordered=dice.random() < 0.3)
+            end.send(
+                dice.randrange(4), dice.randbytes(dice.choice((1, 100, 5000))), unordered=dice.random() < 0.3
+            )
             if end.association.room and dice.random() < 0.2
             else None
         )
@@ -345,5 +367,7 @@ def fuzz(virtual: Any, seed: int, seconds: float) -> None:
         assert association.outstanding.flight >= 0
         assert len(association.outstanding.by_tsn) < 20_000
         if not end.ended:
-            flying = sum(f.size for f in association.outstanding.by_tsn.values() if not f.acked and not f.lost)
+            flying = sum(
+                f.size for f in association.outstanding.by_tsn.values() if not f.acked and not f.lost
+            )
             assert association.outstanding.flight == flying

@@ -36,7 +36,9 @@ def test_sequence_numbers_wrap(a: int, ahead: int) -> None:
 # received
 
 
-@given(st.integers(1 << 32, (1 << 32) + 5), st.lists(st.tuples(st.booleans(), st.integers(-3, 60)), max_size=120))
+@given(
+    st.integers(1 << 32, (1 << 32) + 5), st.lists(st.tuples(st.booleans(), st.integers(-3, 60)), max_size=120)
+)
 def test_received_is_a_set(base: int, steps: list[tuple[bool, int]]) -> None:
     received, model, cumulative = Received(base), set[int](), base
     for skip, offset in steps:

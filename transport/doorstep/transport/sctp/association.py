@@ -119,6 +119,7 @@ class Association:
         self.scheduler = Scheduler()
         self.events: list[Event] = self.reassembly.ready  # type: ignore[assignment]  # one list keeps the order
         first = first_tsn if first_tsn is not None else int.from_bytes(os.urandom(4), "big")
+        self._first = first
         # One turn above zero, so that TSNs before the first are not negative.
         self.outstanding = Outstanding(first + (1 << 32))
         self.received = Received(0)
@@ -183,6 +184,11 @@ class Association:
     def close_stream(self, stream: int) -> None:
         """Close our side of ``stream`` when all queued on it has been sent; ends in :class:`Closed`."""
         self._resets.close(stream)
+
+    def assume_closed(self, stream: int) -> None:
+        """The peer uses ``stream`` again: it has closed our side, and its answer is still on its way."""
+        self._resets.forget(stream)
+        self.scheduler.reset(stream)
 
     def abort(self) -> None:
         """End at once, and tell the peer."""
@@ -352,7 +358,7 @@ class Association:
         )
         if cookie:
             parameters = wire.parameter(Parameter.STATE_COOKIE, cookie) + parameters
-        return bytes(Init(self._tag, WINDOW, STREAMS, STREAMS, self.outstanding.next & WORD, parameters))
+        return bytes(Init(self._tag, WINDOW, STREAMS, STREAMS, self._first, parameters))
 
     def _send_init(self) -> None:
         envelope = Envelope(self._port, self._remote_port, 0)
@@ -376,7 +382,7 @@ class Association:
         self._peer_tag = _TAG.pack(init.tag)
         self._envelope = Envelope(self._port, self._remote_port, init.tag)
         self.received = Received((init.tsn - 1) + (1 << 32))
-        self._resets = StreamResets(self.outstanding.next, init.tsn)
+        self._resets = StreamResets(self._first, init.tsn)
         self._peer_window = init.window
         for kind, _ in wire.walk_parameters(init.parameters):
             if kind == Parameter.FORWARD_TSN:

@@ -25,8 +25,8 @@ GAP_BLOCKS = 128
 DUPLICATES = 16
 """Duplicates reported in one SACK: the sender only learns from them that it resent too early."""
 STREAMS = 65535
-CHANNELS = 1024
-"""Channels one connection may have; a browser gives up at as many."""
+CHANNELS = 512
+"""Channels that either side may open: their numbers stay below 1024, as browsers want it."""
 RESETS = 135
 """Streams in one outgoing reset request."""
 

@@ -46,6 +46,12 @@ class StreamResets:
         if stream not in self._queue and stream not in self._streams:
             self._queue.append(stream)
 
+    def forget(self, stream: int) -> None:
+        """``stream`` is known to be closed."""
+        for streams in (self._queue, self._streams):
+            if stream in streams:
+                streams.remove(stream)
+
     @property
     def idle(self) -> bool:
         return not self._queue

@@ -40,7 +40,7 @@ def choose_road() -> Road:
 
 @cache
 def _road(setting: str) -> Road:
-    if setting != "direct":
+    if setting == "stock":
         _log.info("packets take the stock aiortc road: %s says so", _SETTING)
         return _stock()
     if reason := unsupported():

@@ -53,9 +53,10 @@ class SctpTransport(AsyncIOEventEmitter):
         """Created before the DTLS role told which numbers are ours."""
         self._unconfirmed: set[int] = set()
         """Unordered channels whose OPEN is not yet answered: ordered until then (RFC 8832 section 6)."""
-        self._half: set[int] = set()
-        """Streams of which one direction is closed."""
-        self._parity = 0
+        self._in_closed: set[int] = set()
+        self._out_closed: set[int] = set()
+        """Streams of which the peer's direction, or ours, is closed, and the other one not yet."""
+        self._parity = self._next_number = 0
         self._remote_max_message = _ASSUMED_MESSAGE
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -96,7 +97,7 @@ class SctpTransport(AsyncIOEventEmitter):
         """Begin the association; DTLS is connected, and so is its role settled."""
         if capabilities is not None:
             self._remote_max_message = capabilities.maxMessageSize
-        self._parity = 1 if self._dtls._role == "server" else 0  # RFC 8832 section 6
+        self._parity = self._next_number = 1 if self._dtls._role == "server" else 0  # RFC 8832 section 6
         unnamed, self._unnamed = self._unnamed, []
         for channel in unnamed:
             self._name(channel)
@@ -214,14 +215,14 @@ class SctpTransport(AsyncIOEventEmitter):
         match event:
             case Established():
                 for stream, channel in list(self._channels.items()):
-                    if stream not in self._half and channel.readyState == "connecting":
+                    if channel.readyState == "connecting":
                         self._set_state(channel, "open")
             case Reset(streams):
                 for stream in streams:
                     self._peer_closed(stream)
             case Closed(streams):
                 for stream in streams:
-                    self._half_closed(stream)
+                    self._half_closed(stream, self._out_closed)
             case Ended(reason):
                 self.on_broken(reason)
                 if not self._stopped:
@@ -266,17 +267,22 @@ class SctpTransport(AsyncIOEventEmitter):
     def _name(self, channel: RTCDataChannel) -> None:
         stream = channel.id
         if stream is None:
-            stream = next(
-                number
-                for number in range(self._parity, 0xFFFF, 2)
-                if number not in self._channels and number not in self._half
-            )
+            stream = self._free_number()
             channel._setId(stream)
         self._channels[stream] = channel
         priority = self._prioritise(stream, channel.label)
         if not channel.ordered:
             self._unconfirmed.add(stream)
         self.association.send(Message(stream, dcep.DCEP, bytes(_opening(channel, priority))))
+
+    def _free_number(self) -> int:
+        """The number that has been free for longest: the other end may not yet know that one is free again."""
+        for _ in range(CHANNELS):
+            number = self._next_number % (2 * CHANNELS)
+            self._next_number += 2
+            if number not in self._channels:
+                return number
+        raise ValueError(f"a connection has {CHANNELS} data channels at most")
 
     def _prioritise(self, stream: int, label: str) -> int:
         number = self._priorities.get(label, len(_PRIORITIES) - 2)
@@ -287,6 +293,10 @@ class SctpTransport(AsyncIOEventEmitter):
         if data[:1] == dcep.ACK:
             self._unconfirmed.discard(stream)
             return
+        if channel is not None and stream in self._in_closed:
+            self.association.assume_closed(stream)
+            self._free(stream)
+            channel = None
         opening = dcep.read_open(data)
         mine = stream & 1 == self._parity
         if opening is None or channel is not None or mine or len(self._channels) >= CHANNELS:
@@ -320,18 +330,19 @@ class SctpTransport(AsyncIOEventEmitter):
         if channel.readyState not in ("closing", "closed"):
             self._set_state(channel, "closing")
             self.association.close_stream(stream)
-        self._half_closed(stream)
+        self._half_closed(stream, self._in_closed)
 
-    def _half_closed(self, stream: int) -> None:
+    def _half_closed(self, stream: int, direction: set[int]) -> None:
         """A number is free again when both directions are closed (RFC 8831 section 6.7)."""
-        if stream not in self._channels:
-            self._half.discard(stream)
-        elif stream not in self._half:
-            self._half.add(stream)
-        else:
-            self._half.discard(stream)
-            self._unconfirmed.discard(stream)
-            self._set_state(self._channels.pop(stream), "closed")
+        if stream in self._channels:
+            direction.add(stream)
+            if stream in self._in_closed and stream in self._out_closed:
+                self._free(stream)
+
+    def _free(self, stream: int) -> None:
+        for streams in (self._in_closed, self._out_closed, self._unconfirmed):
+            streams.discard(stream)
+        self._set_state(self._channels.pop(stream), "closed")
 
     # called by RTCDataChannel
 
