@@ -112,12 +112,12 @@ class Client(asyncio.Protocol):
     @classmethod
     async def connect(cls, hub: Hub, vsn: str = "2.0.0") -> Client:
         loop = asyncio.get_running_loop()
-        _, client = await loop.create_connection(cls, hub.host, hub.port)
+        transport, client = await loop.create_connection(cls, hub.host, hub.port)
         path = f"/realtime/v1/websocket?apikey={hub.key}&vsn={vsn}"
         headers = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13"
         key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
         request = f"GET {path} HTTP/1.1\r\nHost: {hub.host}\r\n{headers}\r\n{key}\r\n\r\n"
-        client._transport.write(request.encode())
+        transport.write(request.encode())
         await client.until(1)
         return client
 

@@ -96,9 +96,16 @@ class Bus:
         if not room.members:
             del self._rooms[topic]
 
-    def broadcast(self, topic: Topic, source: Push | UserBroadcast, *, without: Member | None = None) -> None:
+    def broadcast(
+        self,
+        topic: Topic,
+        source: Push | UserBroadcast,
+        *,
+        without: Member | None = None,
+        message_id: str | None = None,
+    ) -> None:
         """Send a broadcast to all members who may hear it, except ``without``."""
-        self.send(topic, Message(Outgoing(source)), without=without)
+        self.send(topic, Message(Outgoing(source), message_id), without=without)
         if topic.private and topic in self._rooms:
             self._watch.broadcast(topic.name, topic.private, source)
 

@@ -29,9 +29,13 @@ class Rate:
 
     def exceeded(self, now: float) -> bool:
         """Whether the average at the last tick was above the limit."""
+        return self.average(now) > self._limit
+
+    def average(self, now: float) -> float:
+        """How many there were per second at the last tick."""
         if now >= self._due:
             self._roll(now)
-        return self._average > self._limit
+        return self._average
 
     def _roll(self, now: float) -> None:
         passed = int((now - self._due) / self._tick) + 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from doorstep.hub.access import grant_for
@@ -20,19 +21,31 @@ from doorstep.protocol.phoenix import Push, UserBroadcast
 __all__ = ["ROUTES"]
 
 _BLANK = "can't be blank"
+_INVALID = "is invalid"
+_PRIVATE = {b"null": False, b"false": False, b"true": True, b'"false"': False, b'"true"': True}
 _TOO_LARGE = "Payload size exceeds tenant limit"
 _encode = msgspec.json.Encoder().encode
 
 
-class _Message(msgspec.Struct):
-    topic: str | None = None
-    event: str | None = None
-    payload: msgspec.Raw = msgspec.Raw()
-    private: bool = False
+class _Given(msgspec.Struct):
+    """A message as it came: any field may be of any type."""
+
+    topic: msgspec.Raw = msgspec.Raw(b"null")
+    event: msgspec.Raw = msgspec.Raw(b"null")
+    payload: msgspec.Raw = msgspec.Raw(b"null")
+    private: msgspec.Raw = msgspec.Raw(b"null")
+    id: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Batch(msgspec.Struct):
-    messages: list[_Message] = []
+    messages: list[_Given] = []
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    topic: Topic
+    payload: bytes
+    id: str | None
 
 
 async def batch(request: Request) -> Response:
@@ -41,23 +54,64 @@ async def batch(request: Request) -> Response:
     hub, claims = services(request), _claims(request)
     if claims is None:
         return _unauthorized(401)
-    if hub.bus.events.exceeded(time.monotonic()):
-        return _limited()
     try:
-        messages = msgspec.json.decode(await request.body(), type=_Batch).messages
+        given = msgspec.json.decode(await request.body(), type=_Batch).messages
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return JSONResponse({"errors": {"messages": ["is invalid"]}}, status_code=422)
-    faults = [_faults(hub, message) for message in messages]
-    if not messages or any(faults):
+    if limited := _limited(hub, len(given)):
+        return limited
+    read = [_read(hub, each) for each in given]
+    faults = [each if isinstance(each, dict) else {} for each in read]
+    if not given or any(faults):
         return JSONResponse({"errors": {"messages": faults or [_BLANK]}}, status_code=422)
-    for message in messages:
-        assert message.topic is not None
-        topic = Topic(message.topic, message.private)
-        if Grant.BROADCAST_WRITE in await grant_for(hub, claims.subject, topic):
-            payload = b'{"event":%b,"payload":%b,"type":"broadcast"}'
-            raw = msgspec.Raw(payload % (_encode(message.event), bytes(message.payload)))
-            hub.bus.broadcast(topic, Push(ref=None, topic=topic.wire, event="broadcast", payload=raw))
+    for message in read:
+        if isinstance(message, _Message):
+            await _send(hub, claims, message)
     return Response(status_code=202)
+
+
+async def _send(hub: Services, claims: Claims, message: _Message) -> None:
+    topic = message.topic
+    if Grant.BROADCAST_WRITE in await grant_for(hub, claims.subject, topic):
+        push = Push(ref=None, topic=topic.wire, event="broadcast", payload=msgspec.Raw(message.payload))
+        hub.bus.broadcast(topic, push, message_id=message.id)
+
+
+def _read(hub: Services, given: _Given) -> _Message | dict[str, list[str]]:
+    """A message, or what is wrong with its fields."""
+    faults: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    for name, raw in (("topic", given.topic), ("event", given.event)):
+        value = _value(raw)
+        if isinstance(value, str) and value.strip():
+            names[name] = value
+        else:
+            faults[name] = [_BLANK if value is None or isinstance(value, str) else _INVALID]
+    payload = bytes(given.payload)
+    if payload == b"null":
+        faults["payload"] = [_BLANK]
+    elif not payload.startswith(b"{"):
+        faults["payload"] = [_INVALID]
+    elif len(payload) > hub.config.realtime.payload_bytes:
+        faults["payload"] = [_TOO_LARGE]
+    private = _PRIVATE.get(bytes(given.private))
+    if private is None:
+        faults["private"] = [_INVALID]
+    if faults or private is None:
+        return faults
+    message_id = _value(given.id)
+    known = message_id if isinstance(message_id, str) and message_id else None
+    meta = b"" if known is None else b'"meta":%b,' % _encode({"id": known})
+    body = b'{"event":%b,%b"payload":%b,"type":"broadcast"}' % (_encode(names["event"]), meta, payload)
+    return _Message(Topic(names["topic"], private), body, known)
+
+
+def _value(raw: msgspec.Raw) -> object:
+    """A small JSON value; anything that is not a string or ``null`` is a number here."""
+    try:
+        return msgspec.json.decode(raw, type=str | None)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return 0
 
 
 async def single(request: Request) -> Response:
@@ -65,8 +119,8 @@ async def single(request: Request) -> Response:
     hub, claims = services(request), _claims(request)
     if claims is None:
         return _unauthorized(401)
-    if hub.bus.events.exceeded(time.monotonic()):
-        return _limited()
+    if limited := _limited(hub, 0):
+        return limited
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind not in ("application/json", "application/octet-stream"):
         return JSONResponse({"message": "Unsupported Media Type"}, status_code=415)
@@ -90,13 +144,25 @@ async def single(request: Request) -> Response:
     return Response(status_code=202)
 
 
+async def healthcheck(_: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def ping(_: Request) -> Response:
+    return JSONResponse({"message": "Success"})
+
+
 ROUTES = [
-    Route(prefix + path, handler, methods=["POST"])
-    for prefix in ("/realtime/v1", "")
-    for path, handler in (
-        ("/api/broadcast", batch),
-        ("/api/broadcast/{topic}/events/{event}", single),
-    )
+    Route("/healthcheck", healthcheck),
+    *(
+        Route(prefix + path, handler, methods=methods)
+        for prefix in ("/realtime/v1", "")
+        for path, handler, methods in (
+            ("/api/broadcast", batch, ["POST"]),
+            ("/api/broadcast/{topic}/events/{event}", single, ["POST"]),
+            ("/api/ping", ping, ["GET"]),
+        )
+    ),
 ]
 
 
@@ -111,17 +177,15 @@ def _unauthorized(status: int) -> Response:
     return JSONResponse({"message": "Unauthorized"}, status_code=status)
 
 
-def _limited() -> Response:
-    return JSONResponse({"message": "You have exceeded your rate limit"}, status_code=429)
-
-
-def _faults(hub: Services, message: _Message) -> dict[str, list[str]]:
-    payload = bytes(message.payload)
-    given = {"topic": message.topic, "event": message.event, "payload": payload not in (b"", b"null")}
-    faults = {name: [_BLANK] for name, value in given.items() if not value}
-    if len(payload) > hub.config.realtime.payload_bytes:
-        faults["payload"] = [_TOO_LARGE]
-    return faults
+def _limited(hub: Services, messages: int) -> Response | None:
+    """A refusal when there are too many messages, or would be with these."""
+    average, limit = hub.bus.events.average(time.monotonic()), hub.config.realtime.events_per_second
+    if average > limit:
+        return JSONResponse({"message": "You have exceeded your rate limit"}, status_code=429)
+    if average + messages > limit:
+        reason = "Too many messages to broadcast, please reduce the batch size"
+        return JSONResponse({"message": reason}, status_code=429)
+    return None
 
 
 def _single_fault(hub: Services, topic: Topic, event: str, body: bytes, kind: str) -> dict[str, Any]:
