@@ -25,6 +25,7 @@ COMMANDS = [
     "login",
     "logout",
     "ls",
+    "ping",
     "relay",
     "status",
     "up",

@@ -17,6 +17,7 @@ from doorstep.cli.executing import execute
 from doorstep.cli.interactive import connect
 from doorstep.cli.known import known
 from doorstep.cli.listing import ls
+from doorstep.cli.pinging import ping
 from doorstep.cli.relaying import relay
 from doorstep.cli.serving import agent, hub
 from doorstep.cli.up import link, up
@@ -33,7 +34,23 @@ def cli() -> None:
     """Reach your own machines from a browser tab or a terminal, peer to peer, with no open port."""
 
 
-for command in (up, link, ls, connect, execute, cp, agent, hub, relay, known, login, logout, status, version):
+for command in (
+    up,
+    link,
+    ls,
+    connect,
+    execute,
+    cp,
+    ping,
+    agent,
+    hub,
+    relay,
+    known,
+    login,
+    logout,
+    status,
+    version,
+):
     cli.add_command(command)
 
 

@@ -25,6 +25,7 @@ from doorstep.protocol.errors import InvalidInput, MalformedMessage
 from doorstep.protocol.ids import AgentId, ClientId, SessionId, agent_id, client_id, session_id
 
 __all__ = [
+    "RELAY",
     "Answer",
     "Candidate",
     "ConnectionReady",
@@ -38,6 +39,9 @@ __all__ = [
     "ice_ufrags",
     "parse",
 ]
+
+RELAY = "relay"
+"""The capability of a client that can meet the agent at a relay."""
 
 _UFRAG = re.compile(r"^a=ice-ufrag:(\S+)\s*$", re.MULTILINE)  # RFC 8839 §5.4
 
@@ -82,7 +86,11 @@ class ConnectionRequest(_Message, frozen=True, kw_only=True):
 
 
 class ConnectionReady(_Message, frozen=True, kw_only=True):
-    """Agent → client: the signaling channel is joined. ``answer`` answers an express knock."""
+    """Agent → client: the signaling channel is joined. ``answer`` answers an express knock.
+
+    ``relay`` is where the agent waits for this session: a path at the back end, or a URL of its own. It is
+    there only for a client whose request has :data:`RELAY` among its capabilities.
+    """
 
     event: ClassVar[str] = "connection-ready"
     agent_id: AgentId
@@ -90,11 +98,13 @@ class ConnectionReady(_Message, frozen=True, kw_only=True):
     answer: str | None = None
     reply_to: str | None = None
     ice_servers: tuple[IceServer, ...] | None = None
+    relay: str | None = None
     proof: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         _ids(self.agent_id, self.session_id)
         _sdp("answer", self.answer)
+        _text("relay", self.relay, limits.TEXT_BYTES)
         _text("replyTo", self.reply_to, limits.WORD_BYTES)
         _count("iceServers", self.ice_servers or (), limits.ICE_SERVERS)
         _proof(self.proof)

@@ -40,6 +40,8 @@ export interface ConnectionReady {
     /** The ICE username fragment of the offer that is answered. */
     readonly replyTo?: string;
     readonly iceServers?: readonly IceServer[];
+    /** Where the agent waits for this session: a path at the back end, or a URL. */
+    readonly relay?: string;
     readonly proof?: ProofFields;
 }
 
@@ -191,6 +193,7 @@ const SHAPES: Readonly<Record<Message["event"], Shape>> = {
         answer: sdp,
         replyTo: word,
         iceServers: list(ICE_SERVERS, object(iceServer)),
+        relay: sentence,
         proof,
     },
     "connection-refused": {
