@@ -107,7 +107,7 @@ class House:
         return made.stdout.strip()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def house(tmp_path_factory: pytest.TempPathFactory, scale: float) -> Iterator[House]:
     directory = tmp_path_factory.mktemp("house")
     state_dir, log = directory / "state", directory / "up.log"
@@ -154,8 +154,9 @@ def start_agent(house: House, tmp_path: Path) -> Iterator[Callable[[str], AgentP
         yield start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Ends with these tests: Playwright's loop runs in this thread as long as it lives."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
