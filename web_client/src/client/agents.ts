@@ -152,8 +152,10 @@ export class Agents {
     private present(presence: Presence): void {
         this.presence = presence;
         this.show();
-        const known = new Set(this.rows?.map((row) => row.id));
-        if (this.rows && [...presence.keys()].some((id) => !known.has(id))) void this.load();
+        const keys = new Map(this.rows?.map((row) => [row.id, row.public_key ?? null]));
+        const isNews = ([id, meta]: [string, Readonly<Record<string, unknown>>]) =>
+            !keys.has(id) || (meta.public_key ?? null) !== keys.get(id);
+        if (this.rows && [...presence].some(isNews)) void this.load();
     }
 
     private show(): void {
