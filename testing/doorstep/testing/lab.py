@@ -288,6 +288,7 @@ class Lab:
         )
         self._exit.push_async_callback(client.close)
         await client.start()
+        await client.agents(self.credentials(site))
         return client
 
     async def close(self) -> None:

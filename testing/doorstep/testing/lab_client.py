@@ -58,7 +58,11 @@ class LabClient:
                 limit=_LINE_BYTES,
             )
         self._reading = asyncio.create_task(self._read(), name="read lab client")
-        await self.ask("ready", "")
+
+    async def agents(self, credentials: Credentials) -> list[str]:
+        """Sign in and name the agents that are online; from then on everything is imported there."""
+        found: list[str] = await self.ask("agents", "", login=_login(credentials))
+        return found
 
     async def connect(
         self,
@@ -68,10 +72,9 @@ class LabClient:
         ice_servers: Sequence[Mapping[str, object]],
     ) -> dict[str, Any]:
         """Connect and run a command; return ``{seconds, stats}``. Raises :class:`Failed`."""
-        login = {"url": credentials.url, "key": credentials.key, "email": credentials.email}
-        login["password"] = credentials.password or ""
+        login, servers = _login(credentials), list(ice_servers)
         found: dict[str, Any] = await self.ask(
-            "connect", session, agent=agent, login=login, iceServers=list(ice_servers)
+            "connect", session, agent=agent, login=login, iceServers=servers
         )
         return found
 
@@ -135,6 +138,11 @@ class LabClient:
                 waiting.set_exception(Failed("Ended", f"the lab client ended; on stderr: {errors}"))
 
 
+def _login(credentials: Credentials) -> dict[str, str]:
+    who = {"url": credentials.url, "key": credentials.key, "email": credentials.email}
+    return {**who, "password": credentials.password or ""}
+
+
 class _Far:
     """The process inside the namespace."""
 
@@ -165,11 +173,13 @@ class _Far:
         sys.stdout.write(json.dumps(told, default=str) + "\n")
         sys.stdout.flush()
 
-    async def _do_ready(self, _: dict[str, Any]) -> str:
+    async def _do_agents(self, request: dict[str, Any]) -> list[str]:
+        from doorstep.client import agents
         from doorstep.transport.certificate import warm_up
 
         await asyncio.to_thread(warm_up)
-        return "ready"
+        found = await agents(credentials=Credentials(**request["login"]))
+        return [row.name for row in found if row.online]
 
     async def _do_connect(self, request: dict[str, Any]) -> dict[str, Any]:
         from doorstep.client import connect

@@ -16,6 +16,8 @@ __all__ = ["CELL_TIMING", "Outcome", "markdown", "matrix", "used"]
 
 _AT_ONCE = 6
 """Cells connected at the same time; most of them wait for the network."""
+_STARTS = 4
+"""Programs started at the same time: that is a second of CPU each."""
 
 CELL_TIMING = {
     "DOORSTEP_TIMING_ICE": "5",
@@ -67,11 +69,15 @@ async def matrix(
         await _site(lab, "client", kind)
     agents: dict[Kind, AgentProgram] = {}
 
+    starts = asyncio.Semaphore(_STARTS)
+
     async def start_agent(kind: Kind) -> None:
-        agents[kind] = await lab.agent(_named(lab, "agent", kind), servers)
+        async with starts:
+            agents[kind] = await lab.agent(_named(lab, "agent", kind), servers)
 
     async def start_client(kind: Kind) -> None:
-        clients[kind] = await lab.client(_named(lab, "client", kind), environment=CELL_TIMING)
+        async with starts:
+            clients[kind] = await lab.client(_named(lab, "client", kind), environment=CELL_TIMING)
 
     starting = [start_agent(kind) for kind in agent_kinds]
     starting += [start_client(kind) for kind in client_kinds - clients.keys()]
@@ -131,5 +137,5 @@ def _say(outcome: Outcome | None) -> str:
     if outcome is None:
         return ""
     if outcome.wire == "none":
-        return "–"
+        return "none"
     return f"{outcome.wire} {outcome.seconds:.2f} s"

@@ -86,8 +86,7 @@ class Namespaces:
 
 async def sweep() -> list[str]:
     """Remove what laboratories of dead processes have left behind; return the names."""
-    names = os.listdir(_NAMED) if _NAMED.exists() else []
-    left = [name for name in names if (found := _OURS.match(name)) and not Path("/proc", found[1]).exists()]
+    left = _orphans()
     for name in left:
         for pid in (await run("ip", "netns", "pids", name)).split():
             with suppress(ProcessLookupError):
@@ -95,6 +94,11 @@ async def sweep() -> list[str]:
         with suppress(RuntimeError):  # another laboratory sweeps at the same moment
             await run("ip", "netns", "del", name)
     return left
+
+
+def _orphans() -> list[str]:
+    names = os.listdir(_NAMED) if _NAMED.exists() else []
+    return [name for name in names if (found := _OURS.match(name)) and not Path("/proc", found[1]).exists()]
 
 
 async def _ip(lines: Sequence[str], *options: str) -> None:

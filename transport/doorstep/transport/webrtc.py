@@ -15,7 +15,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import aioice
 from aiortc import (
@@ -25,7 +25,6 @@ from aiortc import (
     RTCDtlsParameters,
     RTCSctpCapabilities,
 )
-from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from doorstep.protocol.errors import ConnectFailed, InvalidInput
 from doorstep.protocol.lanes import REQUIRED_LANES, Lane
@@ -35,7 +34,8 @@ from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport import sdp
 from doorstep.transport.certificate import process_certificate
 from doorstep.transport.sctp.road import choose_road
-from doorstep.transport.webrtc_ice import IceConnection, Server, parse_candidate
+from doorstep.transport.webrtc_ice import IceConnection, parse_candidate
+from doorstep.transport.webrtc_servers import servers_of
 from doorstep.transport.webrtc_wire import WebRtcWire
 
 __all__ = ["IcePolicy", "IceServer", "Peer", "WebRtcWire"]
@@ -49,7 +49,6 @@ _CLOSE = 0.8
 """Seconds to free TURN allocations at the end; a server that does not answer lets them expire."""
 _FOREIGN_CHANNELS = 8
 """Channels with other labels that a peer may open, and that are closed, before it is taken for hostile."""
-_ICE_SERVERS = 8
 _MID = "0"
 _URGENCY = {lane.value: number for number, lane in enumerate(Lane)}
 """What SCTP sends first, by label."""
@@ -72,7 +71,7 @@ class Peer:
         """Called with each local candidate found after the description was made."""
         self._timing = timing
         road = choose_road()
-        self._ice = IceConnection(_servers(ice_servers), road.open_udp, relay_only=policy == "relay")
+        self._ice = IceConnection(servers_of(ice_servers), road.open_udp, relay_only=policy == "relay")
         self._ice.on_late = self._trickle
         self._dtls = road.make_dtls(self._ice, process_certificate())
         self._dtls.on("statechange", self._dtls_changed)
@@ -370,26 +369,3 @@ class Peer:
 
 def _fact(candidate: aioice.Candidate) -> dict[str, object]:
     return {"type": candidate.type, "address": candidate.host, "port": candidate.port}
-
-
-def _servers(ice_servers: Sequence[IceServer]) -> list[Server]:
-    servers: list[Server] = []
-    for entry in ice_servers:
-        for url in entry.urls:
-            servers += _server(url, entry)
-    return servers[:_ICE_SERVERS]
-
-
-def _server(url: str, entry: IceServer) -> list[Server]:
-    try:
-        parsed: dict[str, Any] = parse_stun_turn_uri(url)
-    except ValueError as error:
-        raise InvalidInput("iceServers", f"{url[:80]!r} is not a stun: or turn: URL") from error
-    scheme, transport = parsed["scheme"], parsed.get("transport", "")
-    if scheme == "stuns" or transport not in ("", "udp", "tcp") or (scheme == "turns" and transport != "tcp"):
-        _log.debug("skipped an ICE server over a transport that is not supported: %s", url)
-        return []
-    server = Server(host=parsed["host"], port=parsed["port"], transport=transport, tls=scheme == "turns")
-    if transport:
-        server = dataclasses.replace(server, username=entry.username, credential=entry.credential)
-    return [server]

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import socket
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -22,18 +22,19 @@ import aioice
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import (
     ICE_COMPLETED,
+    CandidatePair,
     StunProtocol,
     get_host_addresses,
     relayed_candidate,
-    server_reflexive_candidate,
 )
 from aioice.mdns import is_mdns_hostname
-from aioice.stun import TransactionError
+from aioice.stun import Class, Message, Method, TransactionError
 
 from doorstep.protocol.limits import CANDIDATE_BYTES
+from doorstep.transport.webrtc_servers import Server
 from doorstep.transport.webrtc_udp import open_udp
 
-__all__ = ["IceConnection", "Server", "parse_candidate"]
+__all__ = ["IceConnection", "parse_candidate"]
 
 _log = logging.getLogger("doorstep.transport")
 
@@ -41,6 +42,12 @@ _PACE = 0.005
 """Seconds between two connectivity checks: the least that RFC 8445 section 14.2 allows."""
 _LATE = 10.0
 """Seconds after which a STUN or TURN server that has not answered is given up."""
+_GRACE = 0.1
+"""Seconds that servers which are slower than the first relay have at least."""
+_RELAYED = 0.25
+"""Seconds that pairs through a TURN server wait for a direct one: the first that works is kept for good."""
+_URGENCY = {("udp", False): 65535, ("tcp", False): 65534, ("tcp", True): 65533}
+"""Local preference of relays by how the TURN server is reached (RFC 8445 section 5.1.2.1)."""
 _INBOX = 4096
 """Datagrams waiting for the DTLS transport; more are dropped, as a full socket buffer would."""
 _DTLS = range(20, 64)
@@ -50,18 +57,6 @@ _STUN_FAILURES = (TransactionError, OSError, TimeoutError, ValueError, LookupErr
 _OpenUdp = Callable[[str, asyncio.DatagramProtocol], asyncio.DatagramTransport]
 _Request = Callable[[], Coroutine[Any, Any, tuple[aioice.Candidate, StunProtocol | None]]]
 """Asks one server over one socket; the second item is a relay's own road."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """A STUN server, or a TURN server when it has a ``transport``."""
-
-    host: str
-    port: int
-    transport: str = ""
-    tls: bool = False
-    username: str | None = None
-    credential: str | None = None
 
 
 def parse_candidate(text: str) -> aioice.Candidate | None:
@@ -96,7 +91,34 @@ def _usable(candidate: aioice.Candidate) -> bool:
     return reachable and kind and candidate.component == 1 and 0 < candidate.port < 65536
 
 
-class _Host(StunProtocol):
+class _Base(StunProtocol):
+    """A socket of ours or a TURN allocation, which knows what it is asking whom."""
+
+    def __init__(self, receiver: IceConnection) -> None:
+        super().__init__(receiver)
+        self._asking: dict[tuple[str, int], Message] = {}
+
+    async def request(
+        self,
+        request: Message,
+        addr: tuple[str, int],
+        integrity_key: bytes | None = None,
+        retransmissions: int | None = None,
+    ) -> tuple[Message, tuple[str, int]]:
+        self._asking[addr] = request
+        try:
+            return await super().request(request, addr, integrity_key, retransmissions)
+        finally:
+            if self._asking.get(addr) is request:
+                del self._asking[addr]
+
+    def repeat(self, addr: tuple[str, int]) -> None:
+        """Send the request that waits for an answer from ``addr`` again, now."""
+        if (request := self._asking.get(addr)) is not None:
+            self.send_stun(request, addr)
+
+
+class _Host(_Base):
     """A socket of ours: DTLS goes straight on, where aioice would first fail to parse it as STUN."""
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
@@ -121,6 +143,7 @@ class IceConnection(aioice.Connection):
         self._trickling = False
         self._pacer: asyncio.TimerHandle | None = None
         self._shutting = False
+        self._relays_from = 0.0
         self._sink: Callable[[bytes], None] | None = None
 
     @property
@@ -152,9 +175,22 @@ class IceConnection(aioice.Connection):
             self._open(host)
         self._local_candidates_end = True
         self._asking = {asyncio.create_task(self._ask(request)) for request in self._requests()}
-        if self._asking:
-            await asyncio.wait(tuple(self._asking), timeout=limit)
+        await self._enough(limit)
         self._trickling = True
+
+    async def _enough(self, limit: float) -> None:
+        """Wait until all servers have answered, but no longer than ``limit``.
+
+        A relay takes two round trips or more, a reflexive address one. So once the first relay is there, who
+        is silent for as long again is taken for blocked, and may still answer later.
+        """
+        loop = asyncio.get_running_loop()
+        started, ends = loop.time(), loop.time() + limit
+        while self._asking and (left := ends - loop.time()) > 0:
+            await asyncio.wait(tuple(self._asking), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if any(candidate.type == "relay" for candidate in self._local_candidates):
+                took = loop.time() - started
+                ends = min(ends, started + took + max(took, _GRACE))
 
     def _open(self, host: str) -> None:
         protocol = _Host(self)
@@ -177,26 +213,27 @@ class IceConnection(aioice.Connection):
 
     def _requests(self) -> list[_Request]:
         requests: list[_Request] = []
-        hosts = [p for p in self._protocols if ":" not in p.local_candidate.host]
         for server in self._servers:
             if server.transport:
                 requests.append(partial(self._relay, server))
             else:
-                address = (server.host, server.port)
-                requests += [partial(server_reflexive_candidate, p, address) for p in hosts]
+                requests += [partial(_reflexive, p, server) for p in self._protocols]
         return requests
 
     async def _relay(self, server: Server) -> tuple[aioice.Candidate, StunProtocol]:
-        return await relayed_candidate(
+        candidate, protocol = await relayed_candidate(
             component=1,
             hide_related_address=self._relay_only,
-            protocol_factory=lambda: StunProtocol(self),
+            protocol_factory=lambda: _Base(self),
             turn_server=(server.host, server.port),
             turn_username=server.username,
             turn_password=server.credential,
             turn_ssl=server.tls,
             turn_transport=server.transport,
         )
+        preference = _URGENCY[server.transport, server.tls]
+        candidate.priority = candidate_priority(candidate.component, "relay", preference)
+        return candidate, protocol
 
     async def _ask(self, request: _Request) -> None:
         try:
@@ -218,6 +255,8 @@ class IceConnection(aioice.Connection):
                 self._pair_remote_candidate(remote)
             self.sort_check_list()
             self._resume_checks()
+        if any((c.host, c.port) == (candidate.host, candidate.port) for c in self._local_candidates):
+            return  # no box translates: redundant (RFC 8445 section 5.1.3)
         self._local_candidates.append(candidate)
         if self._trickling:
             self.on_late(candidate)
@@ -233,6 +272,7 @@ class IceConnection(aioice.Connection):
         As aioice's, which sleeps 20 ms after every check and while there is no pair: here a timer paces the
         checks, and the connection is there in the moment a pair is nominated.
         """
+        self._relays_from = asyncio.get_running_loop().time() + _RELAYED
         for candidate in self._remote_candidates:
             self._pair_remote_candidate(candidate)
         self.sort_check_list()
@@ -251,10 +291,44 @@ class IceConnection(aioice.Connection):
             raise ConnectionError("ICE negotiation failed")
         self._query_consent_task = asyncio.create_task(self.query_consent())
 
+    def check_incoming(self, message: Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
+        """Take a peer's check; one of ours to the same address that has no answer yet is sent again.
+
+        The peer's box lets ours in only now (RFC 8445 section 7.3.1.4); aioice would leave it to the
+        retransmission, half a second later. The first one keeps its right to an answer.
+        """
+        if isinstance(protocol, _Base):
+            protocol.repeat(addr)
+        super().check_incoming(message, addr, protocol)
+
     def _pace(self) -> None:
         self._pacer = None
         if self._check_periodic():
             self._pacer = asyncio.get_running_loop().call_later(_PACE, self._pace)
+
+    def _check_periodic(self) -> bool:
+        """Start the next check, as aioice does, but not one that is held back; False when all is done."""
+        if self._check_list_done:
+            return False
+        held = self._holds_relays()
+        for state in (CandidatePair.State.WAITING, CandidatePair.State.FROZEN):
+            for pair in self._check_list:
+                if pair.state is state and not (held and _relayed(pair)):
+                    self.check_start_task(pair)
+                    return True
+        return held or self._remote_candidates_expected()
+
+    def check_start_task(self, pair: CandidatePair) -> None:
+        if not (_relayed(pair) and self._holds_relays()):
+            super().check_start_task(pair)
+
+    def _holds_relays(self) -> bool:
+        """Each check of the controlling side nominates, so what it checks too early would be what is kept."""
+        return (
+            self.ice_controlling
+            and asyncio.get_running_loop().time() < self._relays_from
+            and any(p.state is not CandidatePair.State.FAILED and not _relayed(p) for p in self._check_list)
+        )
 
     def _resume_checks(self) -> None:
         if self._early_checks_done and self._pacer is None:
@@ -330,3 +404,31 @@ class IceConnection(aioice.Connection):
         """The local and the remote candidate in use."""
         pair = self._nominated.get(1)
         return None if pair is None else (pair.local_candidate, pair.remote_candidate)
+
+
+def _relayed(pair: CandidatePair) -> bool:
+    return "relay" in (pair.local_candidate.type, pair.remote_candidate.type)
+
+
+async def _reflexive(protocol: StunProtocol, server: Server) -> tuple[aioice.Candidate, None]:
+    """Ask a STUN server how a socket of ours looks from there, over the socket's own IP version."""
+    base = protocol.local_candidate
+    family = socket.AF_INET6 if ":" in base.host else socket.AF_INET
+    found = await asyncio.get_running_loop().getaddrinfo(
+        server.host, server.port, family=family, type=socket.SOCK_DGRAM
+    )
+    request = Message(message_method=Method.BINDING, message_class=Class.REQUEST)
+    answer, _ = await protocol.request(request, (str(found[0][4][0]), server.port))
+    host, port = answer.attributes["XOR-MAPPED-ADDRESS"]
+    candidate = aioice.Candidate(
+        foundation=candidate_foundation("srflx", "udp", base.host),
+        component=base.component,
+        transport="udp",
+        priority=candidate_priority(base.component, "srflx"),
+        host=host,
+        port=port,
+        type="srflx",
+        related_address=base.host,
+        related_port=base.port,
+    )
+    return candidate, None
