@@ -107,7 +107,7 @@ class House:
         return made.stdout.strip()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory, scale: float) -> Iterator[House]:
     directory = tmp_path_factory.mktemp("house")
     state_dir, log = directory / "state", directory / "up.log"
@@ -154,7 +154,7 @@ def start_agent(house: House, tmp_path: Path) -> Iterator[Callable[[str], AgentP
         yield start
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Ends with these tests: Playwright's loop runs in this thread as long as it lives."""
     with sync_playwright() as playwright:
