@@ -8,11 +8,13 @@ import logging
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from doorstep.cli.common import run, state_dir_option
+from doorstep.cli.hub_options import hub_options
+from doorstep.cli.hub_tools import backup, keys, restore
 from doorstep.cli.relaying import turn_config, turn_options
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class CannotListen(click.ClickException):
     exit_code = 69
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0: any."
@@ -39,15 +41,18 @@ class CannotListen(click.ClickException):
 @click.option(
     "--allowed-host", "allowed_hosts", multiple=True, help="A further host name to answer to; repeatable."
 )
-@click.option("--allow-signup", is_flag=True, help="Let visitors make accounts.")
+@hub_options
 @turn_options
 @state_dir_option
+@click.pass_context
 def hub(
+    context: click.Context,
+    /,
     host: str,
     port: int,
     public_url: str | None,
     allowed_hosts: tuple[str, ...],
-    allow_signup: bool,
+    settings: dict[str, Any],
     turn_urls: tuple[str, ...],
     turn_secret_file: Path | None,
     state_dir: Path,
@@ -59,6 +64,8 @@ def hub(
     from doorstep.cli.local_hub import only_one
     from doorstep.hub import HubConfig
 
+    if context.invoked_subcommand is not None:
+        return
     state_dir = state_dir.absolute()
     config = HubConfig(
         state_dir=state_dir,
@@ -66,11 +73,15 @@ def hub(
         port=port,
         public_url=public_url,
         allowed_hosts=allowed_hosts,
-        signup=allow_signup,
         turn=turn_config(turn_urls, turn_secret_file),
+        **settings,
     )
     with only_one(state_dir):
         run(_hub(config), log_level=logging.WARNING)
+
+
+for tool in (backup, restore, keys):
+    hub.add_command(tool)
 
 
 async def _hub(config: HubConfig) -> None:
@@ -93,9 +104,13 @@ async def _hub(config: HubConfig) -> None:
 
 
 async def start_hub(server: HubServer) -> None:
-    """Start; a port in use is the user's to change."""
+    """Start; a port in use and keys that do not fit are the user's to change."""
+    from doorstep.hub.keys import KeysError
+
     try:
         await server.start()
+    except KeysError as error:
+        raise click.UsageError(str(error)) from error
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
             raise

@@ -129,5 +129,6 @@ def link(state_dir: Path) -> None:
     from doorstep.hub.keys import load_keys
 
     url, email = noted(state_dir)
-    service_key = load_keys(state_dir / "hub").service_key
-    click.echo(run(sign_in_link(url, service_key, email)))
+    # The opaque key: it is the hub's whatever keys it was started with.
+    secret_key = load_keys(state_dir / "hub").secret_key
+    click.echo(run(sign_in_link(url, secret_key, email)))
