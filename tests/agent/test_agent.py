@@ -18,6 +18,7 @@ from doorstep.agent.process import session_members
 from doorstep.agent.terminal import TerminalService
 from doorstep.protocol.ids import AgentId, SessionId, UserId, agents_topic, signaling_topic
 from doorstep.protocol.lanes import Lane
+from doorstep.protocol.proof import PrivateKey
 from doorstep.protocol.timing import Timing
 from doorstep.runtime import Role, ServiceError, Session
 from doorstep.testing.bus import MemoryBus, MemorySignaling
@@ -45,10 +46,12 @@ class Table:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.status = ""
+        self.public_key: str | None = None
         self.away = False
 
     async def register_agent(self, record: AgentRecord) -> AgentRow:
         self._note("register")
+        self.public_key = record.public_key
         self.status = "online"
         return AgentRow(id=AgentId(record.id), owner_id=OWNER, name=record.name + "-2", status="online")
 
@@ -247,6 +250,17 @@ async def test_a_defect_in_one_session_stays_there(caplog: pytest.LogCaptureFixt
         await echo(one.session, "alive")
         await echo(two.session, "alive")
         assert "a defect with secrets" in caplog.text
+
+
+async def test_the_agents_key_stands_in_its_row_and_presence() -> None:
+    bus, table, key = MemoryBus(), Table(), PrivateKey(bytes(32))
+    async with house(bus, directory=table, key=key) as here, client(here) as caller:
+        presence: list[Any] = []
+        topic = agents_topic(OWNER)
+        spec = ChannelSpec(topic=topic, on_message=lambda _event, _payload: None, on_presence=presence.append)
+        await caller.signaling.join(spec, timeout=5)
+        await until(lambda: bool(presence) and here.agent.identity.id in presence[-1])
+        assert presence[-1][here.agent.identity.id]["public_key"] == table.public_key == str(key.public)
 
 
 async def test_an_idle_agent_holds_one_channel_and_what_it_says_of_itself() -> None:

@@ -288,6 +288,21 @@ class AttemptMachine(Watched):
 
     @rule(reason=reasons)
     @precondition(lambda self: self.machine.serial > 0)
+    def the_agent_is_not_trusted(self, reason: str) -> None:
+        trying = self.seen not in (
+            AttemptState.IDLE,
+            AttemptState.FAILED,
+            AttemptState.RETRYING,
+            AttemptState.CONNECTED,
+        )
+        live = self.seen is AttemptState.CONNECTED  # it was asked before
+        assert self.handle(steps.NotTrusted(self.machine.serial, reason)) != live
+        if trying:
+            assert self.machine.outcome is not None
+            assert not self.machine.outcome.retryable
+
+    @rule(reason=reasons)
+    @precondition(lambda self: self.machine.serial > 0)
     def the_wire_is_lost(self, reason: str) -> None:
         over = self.seen in (AttemptState.IDLE, AttemptState.FAILED, AttemptState.RETRYING)
         live = self.seen is AttemptState.CONNECTED
