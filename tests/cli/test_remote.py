@@ -64,7 +64,10 @@ def test_exec_signal_timeout_and_unknown_program(machine: Doorstep) -> None:
     assert b"no-such-program" in missing.stderr
 
 
-def test_exec_ended_by_ctrl_c_kills_the_remote_tree(machine: Doorstep, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_exec_ended_by_a_signal_kills_the_remote_tree(
+    machine: Doorstep, tmp_path: Path, number: signal.Signals
+) -> None:
     note = tmp_path / "pid"
     process = subprocess.Popen(
         [
@@ -84,8 +87,8 @@ def test_exec_ended_by_ctrl_c_kills_the_remote_tree(machine: Doorstep, tmp_path:
     )
     with process:
         _wait(lambda: note.exists() and note.read_text().endswith("\n"))
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10 * SCALE) == 130
+        process.send_signal(number)
+        assert process.wait(10 * SCALE) == 128 + number
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
     _wait(lambda: not Path(f"/proc/{int(note.read_text())}").exists())

@@ -47,15 +47,35 @@ def state_dir_option(function: F) -> F:
 def run(work: Coroutine[Any, Any, T], *, log_level: int = logging.ERROR) -> T:
     """Run the command's coroutine; what is logged at ``log_level`` and above goes to stderr.
 
-    When nobody reads its output any more, the exit code says SIGPIPE, as with other programs.
+    SIGTERM and SIGHUP cancel it, so that what it runs on a machine ends there too; the exit code then says
+    which, as it says SIGPIPE when nobody reads the output any more.
     """
     _set_up_logging(log_level)
+    ended_by: list[signal.Signals] = []
     try:
-        return asyncio.run(work)
+        return asyncio.run(_until_signalled(work, ended_by))
+    except asyncio.CancelledError:
+        if not ended_by:
+            raise
+        raise click.exceptions.Exit(128 + ended_by[0]) from None
     except BrokenPipeError:
         raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
     except BaseExceptionGroup as group:
         raise _first(group) from None
+
+
+async def _until_signalled(work: Coroutine[Any, Any, T], ended_by: list[signal.Signals]) -> T:
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    assert main is not None
+
+    def end(number: signal.Signals) -> None:
+        ended_by.append(number)
+        main.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) asks to live on
+            loop.add_signal_handler(number, end, number)
+    return await work
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -41,27 +41,11 @@ def connect(name: str, command: tuple[str, ...], cwd: str | None, quiet: bool, s
 async def _connect(name: str, command: Sequence[str], cwd: str | None, quiet: bool, state_dir: Path) -> int:
     from doorstep.cli.terminal_mode import window_size
 
-    main = asyncio.current_task()
-    assert main is not None
-    ended_by: list[int] = []
-
-    def end(number: int) -> None:
-        ended_by.append(number)
-        main.cancel()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, end, number)
-    try:
-        async with connected(name, state_dir, quiet=quiet) as agent:
-            cols, rows = window_size()
-            term = os.environ.get("TERM", "xterm-256color")
-            async with agent.terminal(cols, rows, cwd=cwd, command=command or None, term=term) as terminal:
-                return await _converse(terminal)
-    except asyncio.CancelledError:
-        if ended_by:
-            return 128 + ended_by[0]
-        raise
+    async with connected(name, state_dir, quiet=quiet) as agent:
+        cols, rows = window_size()
+        term = os.environ.get("TERM", "xterm-256color")
+        async with agent.terminal(cols, rows, cwd=cwd, command=command or None, term=term) as terminal:
+            return await _converse(terminal)
 
 
 async def _converse(terminal: Terminal) -> int:
