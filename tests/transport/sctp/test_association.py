@@ -1,4 +1,4 @@
-"""Associations over links that lose, repeat and reorder, in virtual time: every byte arrives, once, in order."""
+"""Associations over links that lose, repeat and reorder, in virtual time: every byte arrives, in order."""
 
 from __future__ import annotations
 
@@ -313,6 +313,28 @@ def test_packets_with_another_tag_are_not_looked_at(virtual: Any) -> None:
     pair.run(0.1)
     assert not pair.far.ended
     assert not pair.far.messages
+
+
+def test_control_chunks_come_before_data_in_a_packet(virtual: Any) -> None:
+    """RFC 9260 section 6.10; usrsctp aborts the association over it."""
+    pair = virtual(Conditions(delay=0.005, loss=0.05, jitter=0.003), seed=2)
+    kinds: list[list[int]] = []
+
+    def tap(packet: bytes) -> bytes:
+        kinds.append([kind for kind, _, _ in wire.walk_chunks(packet)])
+        return packet
+
+    pair.tap = tap
+    pair.start()
+    for n in range(300):
+        pair.near.send(n % 5, bytes(50 + 7 * n % 400))
+        pair.far.send(n % 5, bytes(50 + 11 * n % 400))
+        if n % 3 == 0:
+            pair.run(0.005)
+    pair.run(3)
+    assert any(len(one) > 1 and one[0] == Kind.SACK for one in kinds)
+    for one in kinds:
+        assert Kind.DATA not in one[: len(one) - one.count(Kind.DATA)]
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -1,4 +1,4 @@
-"""Our road against every other implementation, over links that lose and reorder: all bytes come back, hashed."""
+"""Our road against every other implementation, over links that lose and reorder: all comes back, hashed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -26,8 +26,8 @@ from doorstep.testing.link import Conditions, UdpRelay
 
 PEERS = Path(__file__).parent / "peers"
 CHROMIUM = os.environ.get("DOORSTEP_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 SCALE = float(os.environ.get("DOORSTEP_TEST_TIME_SCALE", "1"))
 LIMIT = 40.0 * SCALE
 CLEAN = Conditions()
@@ -56,7 +56,7 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def node_modules() -> Iterator[Path]:
+def node_modules() -> Path:
     """The folder of ``peers/package.json``, installed."""
     if not (PEERS / "node_modules" / "node-datachannel").is_dir():
         npm = _npm()
@@ -66,7 +66,7 @@ def node_modules() -> Iterator[Path]:
                               capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
         if made.returncode:
             pytest.skip(f"npm could not install node-datachannel: {made.stderr[-200:]}")
-    yield PEERS
+    return PEERS
 
 
 def _node() -> str | None:

@@ -197,9 +197,7 @@ def test_the_flight_is_what_was_sent_and_is_neither_here_nor_lost(seed: int, cou
         assert outstanding.flight == 10 * len(alive)
         if not left and not outstanding.by_tsn:
             break
-        if not outstanding.flight and not outstanding.again and outstanding.by_tsn:
-            outstanding.lose_all()
-        elif dice.random() < 0.05:
+        if (not outstanding.flight and not outstanding.again and outstanding.by_tsn) or dice.random() < 0.05:
             outstanding.lose_all()
     assert receiver.cumulative + 1 >= first
 

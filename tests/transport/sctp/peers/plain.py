@@ -1,7 +1,7 @@
 """A Python peer of the tests and the benchmark: any channels, served by their labels as in ``core.mjs``.
 
-``python plain.py direct|stock|aiortc`` is driven by one JSON command per line. ``direct`` and ``stock`` are our
-peer on either road; ``aiortc`` is aiortc's own RTCPeerConnection.
+``python plain.py direct|stock|aiortc`` is driven by one JSON command per line. ``direct`` and ``stock`` are
+our peer on either road; ``aiortc`` is aiortc's own RTCPeerConnection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(ROOT / room) for room in ("protocol", "transport")]
     os.environ["DOORSTEP_SCTP"] = "stock" if sys.argv[1:] == ["stock"] else "direct"
 
-from aiortc import (  # noqa: E402 - needs the path above
+from aiortc import (
     RTCConfiguration,
     RTCDataChannel,
     RTCDataChannelParameters,
@@ -29,8 +29,8 @@ from aiortc import (  # noqa: E402 - needs the path above
     RTCSessionDescription,
 )
 
-from doorstep.transport import sdp  # noqa: E402
-from doorstep.transport.webrtc import Peer  # noqa: E402
+from doorstep.transport import sdp
+from doorstep.transport.webrtc import Peer
 
 HIGH = 1 << 20
 LABELS = ("echo", "sink", "source")
@@ -253,7 +253,7 @@ async def main(road: str) -> None:
     )
     while line := await reader.readline():
         command = json.loads(line)
-        print(json.dumps(await getattr(commands, command["do"])(command)), flush=True)
+        print(json.dumps(await getattr(commands, command["do"])(command)), flush=True)  # noqa: T201
     await peer.close()
 
 

@@ -689,12 +689,12 @@ class Association:
         if self._echo_due:
             bundle.add(self._echo)
             self._echo_due = False
+        wants = bool(outstanding.again) or self._message is not None or bool(self.scheduler)
+        if wants and self._unacknowledged and (before < min(limit, burst) or not before):
+            bundle.add(self._sack_chunk())  # ahead of all DATA (RFC 9260 section 6.10): usrsctp insists
         if outstanding.again:
             self._send_again(bundle, min(window, burst), now)
-        wants = bool(outstanding.again) or self._message is not None or bool(self.scheduler)
         if wants and not outstanding.again:
-            if self._unacknowledged:
-                bundle.add(self._sack_chunk())
             self._send_new(bundle, min(limit, burst), now)
             wants = self._message is not None or bool(self.scheduler)
         bundle.close()

@@ -214,7 +214,7 @@ class SctpTransport(AsyncIOEventEmitter):
     def _changed(self, event: Event) -> None:
         match event:
             case Established():
-                for stream, channel in list(self._channels.items()):
+                for channel in list(self._channels.values()):
                     if channel.readyState == "connecting":
                         self._set_state(channel, "open")
             case Reset(streams):
@@ -276,7 +276,7 @@ class SctpTransport(AsyncIOEventEmitter):
         self.association.send(Message(stream, dcep.DCEP, bytes(_opening(channel, priority))))
 
     def _free_number(self) -> int:
-        """The number that has been free for longest: the other end may not yet know that one is free again."""
+        """The number that has been free for longest: the other end may not know yet that one is."""
         for _ in range(CHANNELS):
             number = self._next_number % (2 * CHANNELS)
             self._next_number += 2
