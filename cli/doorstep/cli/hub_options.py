@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -133,7 +133,7 @@ def _given_keys(
 
 
 @contextmanager
-def _complaining(where: str, *errors: type[Exception]) -> Iterator[None]:
+def _complaining(where: str, *errors: type[Exception]) -> Generator[None, None, None]:
     """Turn what the hub says about a value into the command line's words."""
     try:
         yield

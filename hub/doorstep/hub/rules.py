@@ -6,8 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
+from itertools import product
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -108,7 +107,9 @@ def _topics(number: int, given: Mapping[str, Any]) -> list[TopicRule]:
             raise RulesError(f'{where}: claims: {path!r} is no path such as "app_metadata.team"')
     extensions = _known(where, "extensions", rule.extensions, ("broadcast", "presence"))
     verbs = _known(where, "allow", rule.allow, ("read", "write"))
-    grant = reduce(or_, (_RIGHTS[extension, verb] for extension in extensions for verb in verbs))
+    grant = Grant.NONE
+    for extension, verb in product(extensions, verbs):
+        grant |= _RIGHTS[extension, verb]
     claims = tuple(rule.claims.items())
     return [TopicRule(role, rule.topic, grant, claims) for role in _roles(where, rule.role)]
 
@@ -120,7 +121,9 @@ def _rows(number: int, given: Mapping[str, Any]) -> list[RowRule]:
     if rule.owner is not None:
         _known(where, "owner", [rule.owner], (_OWNER,))
     verbs = _known(where, "allow", rule.allow, tuple(_ACTIONS))
-    actions = reduce(or_, (_ACTIONS[verb] for verb in verbs))
+    actions = RowAction.NONE
+    for verb in verbs:
+        actions |= _ACTIONS[verb]
     return [RowRule(role, rule.table, rule.owner, actions) for role in _roles(where, rule.role)]
 
 

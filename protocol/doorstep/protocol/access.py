@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Flag, StrEnum, auto
-from functools import cache
+from functools import cache, reduce
 from typing import cast
 
 __all__ = [
@@ -73,12 +73,10 @@ class Subject:
 
     def claim(self, path: str) -> tuple[object, ...]:
         """The values of the claim at ``path`` (as ``app_metadata.team``): all of a list, else the one."""
-        found: object = self.claims
-        for name in path.split("."):
-            if not isinstance(found, Mapping) or name not in found:
-                return ()
-            found = cast("Mapping[str, object]", found)[name]
-        return tuple(cast("list[object]", found)) if isinstance(found, list) else (found,)
+        found = reduce(_member, path.split("."), cast("object", self.claims))
+        if isinstance(found, list):
+            return tuple(cast("list[object]", found))
+        return () if found is None else (found,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +179,11 @@ def may_rows(
 
 _CLAIM = re.compile(r"\w+(\.\w+)*")
 _PLACEHOLDER = re.compile(r"(\{user\}|\{agent\}|\{claim:[^{}]*\}|\*)")
+
+
+def _member(value: object, name: str) -> object:
+    """What an object has under that name; ``None`` when it has nothing or is no object."""
+    return cast("Mapping[str, object]", value).get(name) if isinstance(value, Mapping) else None
 
 
 @cache
