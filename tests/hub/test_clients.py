@@ -113,6 +113,10 @@ async def administer(service: Any, visitor: Any, first: str) -> None:
     assert (changed.user_metadata, changed.app_metadata["team"]) == ({"a": 1}, "y")
 
     login = {"email": email, "password": "another second"}
+    await done(visitor.auth.sign_in_with_password(login))
+    await done(admin.update_user_by_id(second, {"password": "and another second"}))
+    assert await refused(visitor.auth.refresh_session) == (400, "refresh_token_not_found")
+    login["password"] = "and another second"
     session = (await done(visitor.auth.sign_in_with_password(login))).session
     claims = jwt.decode(session.access_token, options={"verify_signature": False})
     assert (claims["role"], claims["app_metadata"]["team"]) == ("staff", "y")

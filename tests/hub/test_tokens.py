@@ -6,6 +6,7 @@ import base64
 import hmac
 import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,18 @@ def test_refused(
     with pytest.raises(TokenError) as refused:
         verify(make(algorithm, key, kid))
     assert refused.value.fault is fault
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_the_shortest_secret_is_good_for_all_three(tmp_path: Path, algorithm: str) -> None:
+    secret = "x" * 32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        token = make(algorithm, secret)
+    assert (
+        Tokens(load_keys(tmp_path, GivenKeys(jwt_secret=secret)), issuer="x", seconds=60).verify(token).sub
+        == SUB
+    )
 
 
 def test_a_public_key_is_nobodys_hmac_secret(verify: Callable[[str], Claims]) -> None:

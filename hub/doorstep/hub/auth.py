@@ -114,10 +114,7 @@ async def put_user(request: Request) -> Response:
         hashed = await hash_password(hub, body.password)
     email = email_address(body.email) if body.email else None
     changes = accounts.Changes(email=email, password_hash=hashed, user_metadata=body.data)
-    user = await update_account(hub, row["id"], changes)
-    if hashed is not None:
-        await hub.store.run(lambda db: accounts.end_sessions(db, row["id"], claims.session, "others"))
-    return JSONResponse(user)
+    return JSONResponse(await update_account(hub, row["id"], changes, claims.session))
 
 
 async def logout(request: Request) -> Response:

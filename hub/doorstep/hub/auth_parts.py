@@ -91,10 +91,18 @@ async def create_account(
         raise email_exists() from None
 
 
-async def update_account(hub: Services, user_id: str, changes: accounts.Changes) -> dict[str, Any]:
-    """Change an account; a new password ends no session here. Raises :class:`AuthError`."""
+async def update_account(
+    hub: Services, user_id: str, changes: accounts.Changes, session: str | None = None
+) -> dict[str, Any]:
+    """Change an account; a new password ends its sessions except ``session``. Raises :class:`AuthError`."""
+
+    def work(db: sqlite3.Connection) -> dict[str, Any] | None:
+        if changes.password_hash is not None:
+            accounts.end_sessions(db, user_id, session, "others")
+        return accounts.update_user(db, user_id, changes)
+
     try:
-        user = await hub.store.run(lambda db: accounts.update_user(db, user_id, changes))
+        user = await hub.store.run(work)
     except accounts.EmailTaken:
         raise email_exists() from None
     if user is None:
