@@ -112,3 +112,17 @@ async def test_agents_that_vanished_go_offline(
         assert await socket.barrier() == []
     found = (await table.select("name").eq("status", "online").execute()).data
     assert found == [{"name": "here"}]
+
+
+async def test_a_new_token_subscribes_again_and_sees_as_its_user(hub: ThrowAwayHub, client: Any) -> None:
+    one, two = await hub.user(), await hub.user()
+    async with raw_socket(hub.url, hub.anon_key) as socket:
+        await socket.join("room", token=one.access_token, changes=[ALL])
+        assert (await socket.receive()).event == "system"
+        await socket.send("1", "2", "realtime:room", "access_token", {"access_token": two.access_token})
+        again = await socket.receive()
+        assert again.payload["message"] == "Subscribed to PostgreSQL"
+        await (await client(hub, one)).table("agents").insert({"name": "one"}).execute()
+        await (await client(hub, two)).table("agents").insert({"name": "two"}).execute()
+        heard = [message.payload["data"]["record"]["name"] for message in await socket.barrier()]
+        assert heard == ["two"]

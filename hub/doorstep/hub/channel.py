@@ -115,9 +115,7 @@ class Channel:
                 self._socket.deliver(message)
         if self._config.replication_ready:
             self.system("ok", "Replication connection established")
-        if self.bindings:
-            loop = asyncio.get_running_loop()
-            self._changes_timer = loop.call_later(self._limits.changes_delay, self._answer_bindings)
+        self._subscribe()
 
     def detach(self) -> None:
         """Stop being a member, saying nothing to the client. Idempotent."""
@@ -180,6 +178,14 @@ class Channel:
         """Take a changed row this channel listens for."""
         self.deliver(Message(Outgoing.push(self.topic.wire, "postgres_changes", payload)))
 
+    def _subscribe(self) -> None:
+        """Answer after a while whether the changes asked for will come; again for each new token."""
+        if self._changes_timer is not None:
+            self._changes_timer.cancel()
+        if self.bindings:
+            loop = asyncio.get_running_loop()
+            self._changes_timer = loop.call_later(self._limits.changes_delay, self._answer_bindings)
+
     def _answer_bindings(self) -> None:
         """Say whether the changes asked for will come."""
         self._changes_timer = None
@@ -206,6 +212,7 @@ class Channel:
             self.fail(f"You do not have permissions to read from this Channel topic: {self.topic.name}")
         else:
             self._watch_token()
+            self._subscribe()
 
     def refuse_token(self, error: TokenError) -> None:
         """Close because of a token that is not accepted; the words are the real server's."""

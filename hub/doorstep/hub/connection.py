@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from typing import Protocol, cast
 
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
@@ -93,7 +93,8 @@ class HubWebSocket(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         try:
-            await self.app(self.scope, self.receive, self.send)
+            app = cast("ASGI3Application", self.app)  # pyright: ignore[reportUnknownMemberType] (uvicorn's own)
+            await app(self.scope, self.receive, self.send)
         except ClientDisconnected:
             pass
         except Exception:
@@ -109,7 +110,7 @@ class HubWebSocket(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         # The task that reads the scope has not run yet.
-        if self.response.status_code == 101:
+        if not self.close_sent:
             self.scope.setdefault("state", {})["wire"] = self
             self._watch_idle()
 

@@ -313,23 +313,21 @@ class Replay:
     # Comparing
 
     def _compare(self, wanted: Any, got: Any, where: str) -> None:
-        match wanted:
-            case dict():
-                _same(isinstance(got, dict), True, f"{where}: an object, not {got!r}")
-                self._compare_objects(wanted, got, where)
-            case list():
-                _same(
-                    isinstance(got, list) and len(got) == len(wanted), True, f"{where}: as many, not {got!r}"
-                )
-                for index, each in enumerate(wanted):
-                    self._compare(each, got[index], f"{where}[{index}]")
-            case str():
-                _same(isinstance(got, str), True, f"{where}: text {wanted!r}, not {got!r}")
-                self._compare_texts(wanted, got, where)
-            case int() if where.endswith(".id") or ".ids[" in where:
-                self._same_name(str(wanted), str(got), where)
-            case _:
-                _same((got, type(got)), (wanted, type(wanted)), where)
+        kind = _kind(wanted)
+        numbered = where.endswith(".id") or ".ids[" in where
+        _same(_kind(got), kind, f"{where} ({got!r}): its type")
+        if kind is dict:
+            self._compare_objects(wanted, got, where)
+        elif kind is list:
+            _same(len(got), len(wanted), f"{where}: its length")
+            for index, each in enumerate(wanted):
+                self._compare(each, got[index], f"{where}[{index}]")
+        elif kind is str:
+            self._compare_texts(wanted, got, where)
+        elif kind is int and numbered:
+            self._same_name(str(wanted), str(got), where)
+        else:
+            _same(got, wanted, where)
 
     def _compare_objects(self, wanted: Line, got: Line, where: str) -> None:
         if where.endswith((".record", ".old_record")):
@@ -379,6 +377,10 @@ def _same(got: object, wanted: object, what: str) -> None:
         raise Mismatch(f"{what}: {got!r} instead of {wanted!r}")
 
 
+def _kind(value: object) -> type[object]:
+    return type(value)
+
+
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -395,7 +397,7 @@ def _parsed(frame: str | bytes) -> Line:
     if isinstance(frame, str):
         content: Any = json.loads(frame)
         names = ("join_ref", "ref", "topic", "event", "payload")
-        return dict(zip(names, content, strict=True)) if isinstance(content, list) else content
+        return dict(zip(names, content, strict=True)) if frame.startswith("[") else content
     lengths, start = frame[1:4], 5
     parts: list[str] = []
     for length in lengths:
