@@ -20,6 +20,7 @@ from jwt.algorithms import get_default_algorithms
 
 from doorstep.hub.config import GivenKeys
 from doorstep.hub.keys import Keys, KeysError, load_keys
+from doorstep.hub.rules import parse_rules
 from doorstep.hub.tokens import Claims, TokenError, TokenFault, Tokens
 from doorstep.testing.hub import throw_away_hub
 
@@ -190,3 +191,25 @@ async def test_a_token_of_another_issuer_works_everywhere(tmp_path: Path) -> Non
         }
         sent = await http.post("/realtime/v1/api/broadcast", json=message, headers=headers)
         assert sent.status_code == 202
+
+
+@pytest.mark.asyncio
+async def test_a_rule_about_claims_holds_for_a_real_token(tmp_path: Path) -> None:
+    rules = parse_rules(
+        """
+        [[topics]]
+        role = "authenticated"
+        topic = "team:{claim:app_metadata.team}:*"
+        extensions = ["broadcast"]
+        allow = ["write"]
+        claims = { aal = "aal2" }
+        """
+    )
+    async with (
+        throw_away_hub(tmp_path, keys=GivenKeys(jwt_secret=SECRET), topics=rules.topics) as hub,
+        httpx.AsyncClient(base_url=hub.url) as http,
+    ):
+        for aal, team, status in (("aal2", "x", 202), ("aal1", "x", 403), ("aal2", "y", 403)):
+            headers = {"Authorization": f"Bearer {make('HS256', SECRET, aal=aal)}"}
+            path = f"/realtime/v1/api/broadcast/team:{team}:news/events/e?private=true"
+            assert (await http.post(path, json={}, headers=headers)).status_code == status
