@@ -83,6 +83,9 @@ def test_handshake_vectors(case: dict[str, Any]) -> None:
             frame = bytes.fromhex(sent["frame"])
             assert channels[role].seal(Lane(sent["lane"]), frame).hex() == sent["message"]
             assert channels[peer].open(bytes.fromhex(sent["message"])) == (Lane(sent["lane"]), frame)
+        count = case[role]["count"]
+        assert channels[role].seal_count(count["taken"]).hex() == count["message"]
+        assert channels[peer].open(bytes.fromhex(count["message"])) == count["taken"]
 
 
 @pytest.mark.parametrize("case", VECTORS["refused_greetings"], ids=lambda case: case["name"])
@@ -220,7 +223,7 @@ def test_after_a_refused_proof_nothing_opens() -> None:
 
 def test_limits() -> None:
     client, agent = proved()
-    assert agent.open(client.seal(Lane.CONTROL, bytes(MAX_FRAME)))[1] == bytes(MAX_FRAME)
+    assert agent.open(client.seal(Lane.CONTROL, bytes(MAX_FRAME))) == (Lane.CONTROL, bytes(MAX_FRAME))
     with pytest.raises(ProtocolError, match="at most"):
         agent.open(client.seal(Lane.CONTROL, bytes(MAX_FRAME + 1)))
     with pytest.raises(InvalidInput, match="proof"):
@@ -239,6 +242,13 @@ def test_a_lane_that_does_not_exist_is_refused() -> None:
     client, agent = proved()
     with pytest.raises(ProtocolError, match="not a lane"):
         agent.open(client._out.seal(b"\x04", b"sealed with the right key"))
+
+
+@pytest.mark.parametrize("content", [b"", bytes(7), bytes(9)])
+def test_a_count_of_another_size_is_refused(content: bytes) -> None:
+    client, agent = proved()
+    with pytest.raises(ProtocolError, match="a count has 8 bytes"):
+        agent.open(client._out.seal(b"\x82", content))
 
 
 def test_a_key_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,3 +128,15 @@ async def closed(connection: ClientConnection) -> tuple[int | None, str | None]:
         except ConnectionClosed:
             pass
     return connection.close_code, connection.close_reason
+
+
+def relay_memory(house: House) -> int:
+    """Bytes the relay holds for its sockets, the kernel's aside."""
+    server = house.hub.server._server
+    assert server is not None
+    held = 0
+    for connection in server.server_state.connections:
+        held += connection.transport.get_write_buffer_size()
+        queue = getattr(connection, "queue", None)
+        held += sum(len(item.get("bytes") or b"") for item in getattr(queue, "_queue", ()))
+    return held

@@ -15,7 +15,7 @@ from doorstep.protocol.relay import End, NewToken, dump
 from doorstep.protocol.seal import OVERHEAD
 
 from .conftest import Open
-from .support import DEADLINE, House, closed
+from .support import DEADLINE, House, closed, relay_memory
 
 pytestmark = pytest.mark.asyncio
 
@@ -216,6 +216,33 @@ async def test_a_reader_that_takes_nothing_is_dropped(limited: Open) -> None:
     assert pouring.exception() is not None
     agent.transport.abort()
     await agent.wait_closed()
+
+
+async def test_a_slow_reader_stops_the_writer_and_loses_nothing(house: House) -> None:
+    client, agent = await house.raw_pair()
+    sent = 0
+
+    async def pour() -> None:
+        nonlocal sent
+        while True:
+            await client.send(sent.to_bytes(8, "big") + bytes(200_000))
+            sent += 1
+
+    pouring = asyncio.create_task(pour())
+    before = -1
+    while before != sent:  # until nothing moves any more
+        before = sent
+        await asyncio.wait({pouring}, timeout=0.3)
+    assert relay_memory(house) < 2 * 2**20
+    for number in range(before):
+        data = await agent.recv()
+        assert isinstance(data, bytes)
+        assert int.from_bytes(data[:8], "big") == number
+    pouring.cancel()
+    await asyncio.wait({pouring})
+    client.transport.abort()
+    await closed(agent)
+    await client.wait_closed()
 
 
 async def test_sockets_are_bounded(limited: Open) -> None:

@@ -32,7 +32,7 @@ from doorstep.runtime import Session
 from doorstep.testing.echo import EchoService
 from doorstep.transport.relay import RelayWire, relay_url
 
-from .support import DEADLINE, House, both
+from .support import DEADLINE, House, both, relay_memory
 
 pytestmark = pytest.mark.asyncio
 
@@ -123,6 +123,7 @@ async def test_order_per_lane_and_largest_frame(house: House) -> None:
             done.set()
 
     agent.start(receive)
+    client.start(lambda *_: None)
     biggest = bytes(MAX_FRAME - 32)
     for number in range(100):
         for lane in Lane:
@@ -139,6 +140,7 @@ async def test_order_per_lane_and_largest_frame(house: House) -> None:
 async def test_a_reader_that_does_not_read_stops_the_sender(house: House) -> None:
     """Back pressure goes through the relay: what the sockets' buffers do not take stays with the sender."""
     client, agent = await house.pair()
+    client.start(lambda *_: None)
     chunk = bytes(64 * 1024)
     sent = 0
 
@@ -172,18 +174,6 @@ async def test_a_reader_that_does_not_read_stops_the_sender(house: House) -> Non
     await asyncio.wait({pouring})
     await client.close()
     await agent.close()
-
-
-def relay_memory(house: House) -> int:
-    """Bytes the relay holds for its sockets, the kernel's aside."""
-    server = house.hub.server._server
-    assert server is not None
-    held = 0
-    for connection in server.server_state.connections:
-        held += connection.transport.get_write_buffer_size()
-        queue = getattr(connection, "queue", None)
-        held += sum(len(item.get("bytes") or b"") for item in getattr(queue, "_queue", ()))
-    return held
 
 
 async def test_too_much_for_a_lane_ends_the_wire(house: House) -> None:

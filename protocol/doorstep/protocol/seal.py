@@ -7,11 +7,12 @@
       │ ◀────────────────────────── greeting: nonce, X25519 key
       │ proof, sealed ─────────────────────────────────────▶ │   both sides: signature over the transcript
       │ ◀───────────────────────────────────── proof, sealed │
-      │ ◀═══════════════ frames, sealed ═══════════════════▶ │
+      │ ◀═══════════ frames and counts, sealed ════════════▶ │
 
 Greeting, 67 bytes: ``81``, version ``01``, role (``01`` client, ``02`` agent), nonce and key (RFC 7748) of 32
 bytes each. Every other message: a lane byte (the lane's place in :mod:`doorstep.protocol.lanes`; ``80`` =
-proof), then AES-256-GCM (SP 800-38D) of the content with the lane byte as associated data.
+proof, ``82`` = count), then AES-256-GCM (SP 800-38D) of the content with the lane byte as associated data. A
+count is 8 bytes, big-endian: what its sender has taken of bulk (:mod:`doorstep.protocol.bulk_window`).
 
 fields(a, b, …) = each as a length of 2 bytes, big-endian, and its bytes. With L = ``doorstep seal 1``:
 
@@ -64,6 +65,8 @@ PROOF_BYTES = 4096
 _KEY = 32
 _GREETING = 0x81
 _PROOF = 0x80
+_COUNT = 0x82
+_COUNT_BYTES = 8
 _VERSION = 1
 _ROLE_BYTES = {Role.CLIENT: 1, Role.AGENT: 2}
 _LANES = tuple(Lane)
@@ -172,13 +175,21 @@ class SealedChannel:
         """The message that carries ``frame``. Messages are sent in the order in which they were sealed."""
         return self._out.seal(_LANE_BYTES[lane], frame)
 
-    def open(self, message: bytes) -> tuple[Lane, bytes]:
-        """The next frame of the peer; raise :class:`ProtocolError`."""
+    def seal_count(self, count: int) -> bytes:
+        """The message that says how many bytes of bulk were taken."""
+        return self._out.seal(bytes((_COUNT,)), count.to_bytes(_COUNT_BYTES, "big"))
+
+    def open(self, message: bytes) -> tuple[Lane, bytes] | int:
+        """The next frame of the peer, or its count; raise :class:`ProtocolError`."""
         if not self._proved:
             raise ProtocolError("a frame before the proof", 0)
         if len(message) > MAX_FRAME + OVERHEAD:
             raise ProtocolError(f"a frame has at most {MAX_FRAME} bytes")
         frame = self._in.open(message)
+        if message[0] == _COUNT:
+            if len(frame) != _COUNT_BYTES:
+                raise ProtocolError(f"a count has {_COUNT_BYTES} bytes")
+            return int.from_bytes(frame, "big")
         if message[0] >= len(_LANES):
             raise ProtocolError(f"{message[0]} is not a lane", 0)
         return _LANES[message[0]], frame

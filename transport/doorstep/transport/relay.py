@@ -1,6 +1,7 @@
 """Transport, layer 0: a wire through a relay that cannot read it: one WebSocket, frames sealed end to end.
 
-Frames wait in a queue per lane and are sealed when they are sent, the most urgent lane first.
+Frames wait in a queue per lane and are sealed when they are sent, the most urgent lane first. Of the bulk
+lanes no more is under way than the road carries, or a keystroke would wait behind it in the relay.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import secrets
 from collections import deque
 from dataclasses import dataclass, field
 
+from doorstep.protocol.bulk_window import BULK_LANES, BulkTaken, BulkWindow
 from doorstep.protocol.errors import DeadlineExceeded, DoorstepError, InvalidInput, ProtocolError, WireClosed
 from doorstep.protocol.frame_types import Role
 from doorstep.protocol.frames import Frame, decode, encode
@@ -99,6 +101,10 @@ class RelayWire:
         self._channel = channel
         self._steps = steps
         self._roads = _make_roads()
+        self._clock = asyncio.get_running_loop().time
+        self._window = BulkWindow(self._clock())
+        self._taken = BulkTaken(self._clock())
+        self._tell_taken = False
         self._receiver: Receiver | None = None
         self._started = asyncio.Event()
         self._sendable = asyncio.Event()
@@ -140,18 +146,34 @@ class RelayWire:
 
     async def _write(self) -> None:
         while True:
-            road = next((road for road in self._roads.values() if road.queue), None)
-            if road is None:
+            if self._tell_taken:
+                self._tell_taken = False
+                await self._socket.send(self._channel.seal_count(self._taken.count))
+            elif (road := self._next_road()) is not None:
+                await self._send_next(road)
+            else:
                 self._sendable.clear()
-                self._flushed.set()
                 await self._sendable.wait()
-                continue
-            data = road.queue.popleft()
-            await self._socket.send(self._channel.seal(road.lane, data))
-            road.buffered -= len(data)
-            self._frames_out += 1
-            self._bytes_out += len(data)
-            self._wake()
+
+    def _next_road(self) -> _Road | None:
+        """The most urgent lane that has something to send and may."""
+        may_bulk = self._window.open
+        for road in self._roads.values():
+            if road.queue and (may_bulk or road.lane not in BULK_LANES):
+                return road
+        return None
+
+    async def _send_next(self, road: _Road) -> None:
+        data = road.queue.popleft()
+        if road.lane in BULK_LANES:
+            self._window.sent(len(data), self._clock())
+        await self._socket.send(self._channel.seal(road.lane, data))
+        road.buffered -= len(data)
+        self._frames_out += 1
+        self._bytes_out += len(data)
+        self._wake()
+        if not any(road.buffered for road in self._roads.values()):
+            self._flushed.set()
 
     def _wake(self) -> None:
         for road in self._roads.values():
@@ -169,12 +191,22 @@ class RelayWire:
         await self._started.wait()  # until then what arrives stays in the socket
         assert self._receiver is not None
         while True:
-            lane, data = self._channel.open(await self._socket.receive())
-            self._frames_in += 1
-            self._bytes_in += len(data)
-            frame = decode(data)
-            if frame is not None and self._reason is None:
-                self._receiver(lane, frame)
+            opened = self._channel.open(await self._socket.receive())
+            if isinstance(opened, int):
+                self._window.taken(opened, self._clock())
+                self._sendable.set()
+            else:
+                self._deliver(self._receiver, *opened)
+
+    def _deliver(self, receiver: Receiver, lane: Lane, data: bytes) -> None:
+        self._frames_in += 1
+        self._bytes_in += len(data)
+        frame = decode(data)
+        if frame is not None and self._reason is None:
+            receiver(lane, frame)
+        if lane in BULK_LANES and self._taken.take(len(data), self._clock()):
+            self._tell_taken = True
+            self._sendable.set()
 
     # life
 
@@ -238,6 +270,8 @@ class RelayWire:
             "framesIn": self._frames_in,
             "buffered": {road.lane.value: road.buffered for road in self._roads.values()},
             "relay": self._socket.url,
+            "bulkWindow": self._window.window,
+            "bulkUnderWay": self._window.under_way,
             "connectMs": dict(self._steps),
         }
 
