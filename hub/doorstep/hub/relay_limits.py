@@ -48,4 +48,4 @@ class TurnConfig:
     """``turn:host:3478?transport=udp`` and so on."""
     secret: str
     seconds: int = 6 * 3600
-    """The life of a credential. coturn refuses an allocation's refresh with an expired one."""
+    """The life of a credential."""
