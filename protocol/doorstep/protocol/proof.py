@@ -54,6 +54,21 @@ KEY_BYTES = 32
 NONCE_BYTES = 16
 SIGNATURE_BYTES = 64
 
+_SMALL_ORDER = frozenset(
+    bytes.fromhex(y)
+    for y in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+"""Points of order 1, 2, 4 and 8, their second encodings included, without the sign bit. As keys they are
+nobody's: a signature of zeros holds for every fourth statement; RFC 8032 does not ask to refuse them."""
+
 _GROUPS = 8
 """Groups of four hex digits that are shown: 128 bits, out of reach of a second key with the same ones."""
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
@@ -72,6 +87,8 @@ class PublicKey:
     def __post_init__(self) -> None:
         if len(self.raw) != KEY_BYTES:
             raise InvalidInput("key", f"must have {KEY_BYTES} bytes")
+        if self.raw[:-1] + bytes([self.raw[-1] & 0x7F]) in _SMALL_ORDER:
+            raise InvalidInput("key", "is a point of small order, which is nobody's key")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -188,7 +205,10 @@ def verify_transcript(transcript: bytes, proof: bytes) -> PublicKey:
     """Return the key that has signed this transcript. Raises :class:`PeerNotTrusted`."""
     if len(proof) != KEY_BYTES + SIGNATURE_BYTES:
         raise PeerNotTrusted("the relay's peer sent no proof of who it is")
-    key = PublicKey(proof[:KEY_BYTES])
+    try:
+        key = PublicKey(proof[:KEY_BYTES])
+    except InvalidInput as error:
+        raise PeerNotTrusted(f"the relay's peer shows a key that is none ({error})") from None
     if not key.verifies(proof[KEY_BYTES:], statement("relay", transcript)):
         raise PeerNotTrusted("the proof of the relay's peer does not hold: somebody is between the two")
     return key

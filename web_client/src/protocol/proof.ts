@@ -9,6 +9,16 @@ export const NONCE_BYTES = 16;
 const SIGNATURE_BYTES = 64;
 /** Groups of four hex digits that are shown: 128 bits. */
 const GROUPS = 8;
+/** Points of order 1, 2, 4 and 8 without the sign bit, as hex; as keys they are nobody's (protocol/proof.py). */
+const SMALL_ORDER: ReadonlySet<string> = new Set([
+    "00".repeat(32),
+    `01${"00".repeat(31)}`,
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    `ec${"ff".repeat(30)}7f`,
+    `ed${"ff".repeat(30)}7f`,
+    `ee${"ff".repeat(30)}7f`,
+]);
 const LABEL = "doorstep proof 1";
 const LINE = /^a=fingerprint:(sha-256|sha-384|sha-512) ([0-9A-F]{2}(?::[0-9A-F]{2}){31,63})[ \t]*$/i;
 const BASE64URL = /^[A-Za-z0-9_-]*$/;
@@ -67,7 +77,7 @@ export function parseProof(given: ProofFields): Proof {
         if (!Object.hasOwn(given, field)) throw new InvalidInput(field, "is required in a proof");
     }
     return {
-        key: fromBase64("key", given.key ?? "", KEY_BYTES),
+        key: parseKey(given.key ?? ""),
         nonce: fromBase64("nonce", given.nonce ?? "", NONCE_BYTES),
         signature: fromBase64("signature", given.signature ?? "", SIGNATURE_BYTES),
     };
@@ -92,14 +102,22 @@ export async function holds(proof: Proof, text: Bytes): Promise<boolean> {
 
 /** Read a public key. Throws `InvalidInput`, field `key`. */
 export function parseKey(text: string): Bytes {
-    return fromBase64("key", text, KEY_BYTES);
+    const key = fromBase64("key", text, KEY_BYTES);
+    const y = Uint8Array.from(key, (byte, at) => (at === KEY_BYTES - 1 ? byte & 0x7f : byte));
+    if (SMALL_ORDER.has(toHex(y)))
+        throw new InvalidInput("key", "is a point of small order, which is nobody’s key");
+    return key;
 }
 
 /** The first 128 bits of the SHA-256 of a public key, as people compare them. */
 export async function keyFingerprint(key: Bytes): Promise<string> {
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", key));
-    const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    const hex = toHex(digest);
     return Array.from({ length: GROUPS }, (_, group) => hex.slice(4 * group, 4 * group + 4)).join(" ");
+}
+
+function toHex(bytes: Bytes): string {
+    return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 export function toBase64(bytes: Bytes): string {
