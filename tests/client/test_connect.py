@@ -17,11 +17,13 @@ from doorstep.agent.exec import ExecService
 from doorstep.agent.identity import load_identity
 from doorstep.client import sync
 from doorstep.client.attempts import AttemptState as S
-from doorstep.protocol.errors import AgentNotFound, AgentUnreachable, NotSignedIn
+from doorstep.client.known import KnownAgents
+from doorstep.protocol.errors import AgentNotFound, AgentUnreachable, NotSignedIn, PeerNotTrusted
 from doorstep.protocol.timing import Timing
 from doorstep.testing.hub import ThrowAwayHub, throw_away_hub
-from doorstep.transport.backend import Backend
+from doorstep.transport.backend import AgentRecord, Backend
 from doorstep.transport.credentials import Credentials
+from doorstep.transport.keys import AGENT_KEY, load_key
 
 from .conftest import SCALE
 
@@ -69,6 +71,39 @@ async def test_connect_by_name_and_id(machine: Agent, login: Credentials, hub: T
             assert agent.name == "box"
             assert (await agent.commands.run("echo hi")).stdout == "hi\n"
             assert agent.stats()["wire"] == "webrtc"
+
+
+async def test_a_hub_that_names_another_key(hub: ThrowAwayHub, login: Credentials, tmp_path: Path) -> None:
+    """The key comes by the row at the first contact; from then on the row is not believed."""
+    backend = await Backend.sign_in(login)
+    identity = load_identity(tmp_path / "agent", "box")
+    key, other = (load_key(tmp_path / "agent", name) for name in (AGENT_KEY, "other.key"))
+    agent = Agent(
+        identity=identity,
+        owner=backend.user_id,
+        signaling=backend.signaling(),
+        services=(ExecService(),),
+        directory=backend,
+        key=key,
+    )
+    await agent.start()
+    state = tmp_path / "client"
+    record = AgentRecord(id=identity.id, name="box", platform="test", version="0")
+    try:
+        assert (await backend.find_agent("box")).public_key == str(key.public)
+        for _ in range(2):
+            async with client.connect("box", credentials=login, state_dir=state) as box:
+                assert (await box.commands.run("echo hi")).stdout == "hi\n"
+            await backend.register_agent(record)  # the row names no key
+        assert [pin.key for pin in KnownAgents(state).all()] == [str(key.public)]
+        await backend.register_agent(dataclasses.replace(record, public_key=str(other.public)))
+        with pytest.raises(PeerNotTrusted, match="the key of box has changed"):
+            await client.connect("box", credentials=login, state_dir=state)
+        with pytest.raises(PeerNotTrusted, match="another key than the back end says"):
+            await client.connect("box", credentials=login, state_dir=tmp_path / "stranger")
+    finally:
+        await agent.stop("the test is over")
+        await backend.close()
 
 
 async def test_eight_at_once(machine: Agent, login: Credentials) -> None:

@@ -126,6 +126,11 @@ def test_the_commands(known: KnownAgents, tmp_path: Path) -> None:
         run(tmp_path, "forget", "box")
 
 
+def test_a_name_gives_no_orders_to_the_terminal(known: KnownAgents, tmp_path: Path) -> None:
+    known.check(Stranger(HUB, ONE, "box\x1b[2J\r"), OLD)
+    assert "box?[2J?" in run(tmp_path)
+
+
 def test_the_keys_of_this_machine(tmp_path: Path) -> None:
     assert "no key was made here yet" in run(tmp_path, "--own")
     own = load_key(tmp_path, AGENT_KEY).public

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from doorstep.protocol.timing import Timing
     from doorstep.transport.credentials import Credentials
 
-__all__ = ["connected", "credentials", "run", "state_dir_option", "timing"]
+__all__ = ["connected", "credentials", "printable", "run", "state_dir_option", "timing"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,6 +89,11 @@ def _set_up_logging(level: int) -> None:
     debug = os.environ.get("DOORSTEP_DEBUG") == "1"
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(name)s: %(message)s")
     logging.getLogger("doorstep").setLevel(logging.DEBUG if debug else level)
+
+
+def printable(text: str) -> str:
+    """Take out what a terminal would obey: names and sentences come from the back end or the peer."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def timing() -> Timing:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from doorstep.cli.common import state_dir_option
+from doorstep.cli.common import printable, state_dir_option
 
 if TYPE_CHECKING:
     from doorstep.client.known import KnownAgent
@@ -55,7 +55,7 @@ def forget(chosen: Path, name: str, state_dir: Path | None) -> None:
     from doorstep.client.known import KnownAgents
 
     for pin in KnownAgents(state_dir or chosen).forget(name):
-        click.echo(f"forgot {pin.name}: {pin.fingerprint}")
+        click.echo(printable(f"forgot {pin.name}: {pin.fingerprint}"))
 
 
 @known.command()
@@ -67,7 +67,7 @@ def accept(chosen: Path, name: str, state_dir: Path | None) -> None:
     from doorstep.client.known import KnownAgents
 
     for pin in KnownAgents(state_dir or chosen).accept(name):
-        click.echo(f"{pin.name} is known by its new key: {pin.fingerprint}")
+        click.echo(printable(f"{pin.name} is known by its new key: {pin.fingerprint}"))
 
 
 def _table(pins: Sequence[KnownAgent]) -> str:
@@ -79,7 +79,7 @@ def _table(pins: Sequence[KnownAgent]) -> str:
         if pin.refused_fingerprint is not None:
             cells.append(("", pin.refused_fingerprint, f"refused; “doorstep known accept {pin.name}”"))
     widths = [max(len(line[column]) for line in cells) for column in range(3)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    return printable("\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells))
 
 
 def _own(state_dir: Path) -> str:

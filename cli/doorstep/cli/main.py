@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from doorstep.cli.account import login, logout, status, version
+from doorstep.cli.common import printable
 from doorstep.cli.copying import cp
 from doorstep.cli.executing import execute
 from doorstep.cli.interactive import connect
@@ -92,7 +93,7 @@ def _say(error: BaseException, sentence: str, code: int) -> int:
         import traceback
 
         traceback.print_exception(error)
-    click.echo(f"doorstep: {sentence}", err=True)
+    click.echo(f"doorstep: {printable(sentence)}", err=True)
     return code
 
 

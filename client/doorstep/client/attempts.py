@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from doorstep.client.channels import Topic
@@ -216,7 +217,8 @@ class Connector:
                 self._peering.create_offer(self._open_peer, self._ice_servers + (servers or ()))
             case ApplyAnswer(_, sdp, proof) if self._peering is not None:
                 trust = self._trust
-                self._peering.apply_answer(sdp, None if trust is None else trust.answer(sdp, proof))
+                check = None if trust is None else partial(trust.answer, sdp, proof)
+                self._peering.apply_answer(sdp, check)
             case AddCandidate(_, candidate) if self._peering is not None:
                 self._peering.add_candidate(candidate)
             case ClosePeer():

@@ -20,6 +20,8 @@ __all__ = ["OpenPeer", "PeerEvent", "Peering"]
 
 OpenPeer = Callable[[Sequence[IceServer]], Awaitable["Peer"]]
 """Makes a peer with these ICE servers; the real one unless a test says why not."""
+Check = Callable[[], Awaitable[None]]
+"""Raises what stands against an answer."""
 PeerEvent: TypeAlias = OfferCreated | LocalCandidate | WireUp | PeerFailed | NotTrusted
 
 
@@ -41,7 +43,7 @@ class Peering:
         """Make the peer and its offer."""
         self._run(self._create_offer(open_peer, servers), "offer")
 
-    def apply_answer(self, sdp: str, check: Coroutine[Any, Any, None] | None = None) -> None:
+    def apply_answer(self, sdp: str, check: Check | None = None) -> None:
         """When ``check`` has passed, give the answer to the peer; wait for its wire and greet the session."""
         self._run(self._apply_answer(sdp, check), "answer")
 
@@ -84,11 +86,11 @@ class Peering:
             sdp = await self._peer.create_offer()
         self._tell(OfferCreated(self._serial, sdp))
 
-    async def _apply_answer(self, sdp: str, check: Coroutine[Any, Any, None] | None) -> None:
+    async def _apply_answer(self, sdp: str, check: Check | None) -> None:
         async with self._turn:
             assert self._peer is not None
             if check is not None:
-                await check
+                await check()
             await self._peer.apply_answer(sdp)
         wire = await self._peer.wire()
         self._session = self._make_session()
