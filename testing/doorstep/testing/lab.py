@@ -219,8 +219,8 @@ class Lab:
         await self._namespaces.ip(
             site.host,
             [
-                f"address add {address}/24 dev eth0",
                 f"address del {HOST}/24 dev eth0",
+                f"address add {address}/24 dev eth0",
                 "route replace default via 192.168.1.1",
             ],
         )

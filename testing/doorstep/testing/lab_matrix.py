@@ -10,14 +10,18 @@ from typing import Any
 
 from doorstep.testing.lab import TURN_ADDRESSES, Kind, Lab, LabClient, Servers, Site
 from doorstep.testing.lab_client import Failed
+from doorstep.testing.lab_expected import RELAY_WIRE, Table
 from doorstep.testing.stack import AgentProgram
 
-__all__ = ["CELL_TIMING", "Outcome", "markdown", "matrix", "used"]
+__all__ = ["CELL_TIMING", "Outcome", "complaints", "markdown", "matrix", "used"]
 
 _AT_ONCE = 6
 """Cells connected at the same time; most of them wait for the network."""
 _STARTS = 4
 """Programs started at the same time: that is a second of CPU each."""
+
+_SETTLES = 10.0
+"""Seconds for a session to come from the relay to a better wire."""
 
 CELL_TIMING = {
     "DOORSTEP_TIMING_ICE": "5",
@@ -35,10 +39,10 @@ class Outcome:
     client: Kind
     wire: str
     """``direct``, ``turn``, another kind of wire, or ``none``."""
-    seconds: float = 0.0
-    """From the call of ``connect()``, with sign-in, to the output of a first command."""
     pair: str = ""
     """Types of the local and the remote ICE candidate, as the client sees them."""
+    seconds: float = 0.0
+    """From the call of ``connect()``, with sign-in, to the output of a first command."""
     detail: str = ""
 
     @property
@@ -60,6 +64,7 @@ async def matrix(
     servers: Servers,
     cells: Sequence[tuple[Kind, Kind]],
     clients: dict[Kind, LabClient],
+    expected: Table,
 ) -> list[Outcome]:
     """Connect the cells, (agent's kind, client's kind); ``clients`` are used and kept for the next matrix."""
     agent_kinds, client_kinds = ({cell[end] for cell in cells} for end in (0, 1))
@@ -86,7 +91,8 @@ async def matrix(
 
     async def one(agent: Kind, client: Kind) -> Outcome:
         async with turn:
-            return await _cell(lab, servers, agent, client, clients[client])
+            direct = expected[agent, client] in ("direct", "turn")
+            return await _cell(lab, servers, agent, client, clients[client], settles=direct)
 
     try:
         return await asyncio.gather(*(one(*cell) for cell in cells))
@@ -94,22 +100,28 @@ async def matrix(
         await asyncio.gather(*(agent.close() for agent in agents.values()))
 
 
-async def _cell(lab: Lab, servers: Servers, agent: Kind, client: Kind, runner: LabClient) -> Outcome:
+async def _cell(
+    lab: Lab, servers: Servers, agent: Kind, client: Kind, runner: LabClient, *, settles: bool
+) -> Outcome:
     site, session = _named(lab, "client", client), f"to-{agent}"
+    login, ice_servers = lab.credentials(site), lab.ice_servers(site, servers)
     started = time.monotonic()
     try:
-        found = await runner.connect(
-            session,
-            _named(lab, "agent", agent).name,
-            lab.credentials(site),
-            lab.ice_servers(site, servers),
-        )
+        found = await runner.connect(session, _named(lab, "agent", agent).name, login, ice_servers)
+        stats = await _settled(runner, session, started) if settles else found["stats"]
+        await runner.close_session(session)
     except Failed as error:
-        return Outcome(agent, client, "none", time.monotonic() - started, detail=str(error))
-    await runner.close_session(session)
-    wire, pair = used(found["stats"])
-    detail = f"{found['states']} {found['stats']['transport'].get('connectMs', '')}"
-    return Outcome(agent, client, wire, found["seconds"], pair, detail)
+        return Outcome(agent, client, "none", detail=str(error))
+    return Outcome(agent, client, *used(stats), seconds=found["seconds"], detail=str(found["states"]))
+
+
+async def _settled(runner: LabClient, session: str, started: float) -> dict[str, Any]:
+    """Wait until the session has left the relay for the wire that it is to come to, if ever."""
+    while True:
+        stats = await runner.stats(session)
+        if stats["wire"] == "webrtc" or time.monotonic() - started > _SETTLES:
+            return stats
+        await asyncio.sleep(0.1)  # another process's state: there is nothing to wait on
 
 
 async def _site(lab: Lab, end: str, kind: Kind) -> Site:
@@ -119,6 +131,19 @@ async def _site(lab: Lab, end: str, kind: Kind) -> Site:
 
 def _named(lab: Lab, end: str, kind: Kind) -> Site:
     return lab.sites[f"{end}-{kind}"]
+
+
+def complaints(outcomes: Iterable[Outcome], expected: Table) -> list[str]:
+    """What is not as the table says."""
+    found: list[str] = []
+    for outcome in outcomes:
+        allowed = {expected[outcome.cell]}
+        if "relay" in allowed and not RELAY_WIRE:
+            allowed.add("none")
+        if outcome.wire not in allowed:
+            what = f"agent {outcome.agent}, client {outcome.client}: {outcome.wire} ({outcome.pair})"
+            found.append(f"{what} instead of {expected[outcome.cell]}; {outcome.detail}")
+    return found
 
 
 def markdown(outcomes: Iterable[Outcome]) -> str:

@@ -42,6 +42,7 @@ _PACE = 0.005
 """Seconds between two connectivity checks: the least that RFC 8445 section 14.2 allows."""
 _LATE = 10.0
 """Seconds after which a STUN or TURN server that has not answered is given up."""
+_RELAY, _REFLEXIVE = "gather relay", "gather srflx"
 _GRACE = 0.1
 """Seconds that servers which are slower than the first relay have at least."""
 _RELAYED = 0.25
@@ -143,6 +144,7 @@ class IceConnection(aioice.Connection):
         self._trickling = False
         self._pacer: asyncio.TimerHandle | None = None
         self._shutting = False
+        self._road_lost = False
         self._relays_from = 0.0
         self._sink: Callable[[bytes], None] | None = None
 
@@ -162,8 +164,13 @@ class IceConnection(aioice.Connection):
 
     @property
     def lost(self) -> bool:
-        """True when the peer has not consented to traffic for 30 s (RFC 7675)."""
-        return self._closed and not self._shutting
+        """True when the peer has not consented to traffic for 30 s (RFC 7675), or the TURN server is gone."""
+        return (self._closed or self._road_lost) and not self._shutting
+
+    def protocol_lost(self, protocol: StunProtocol) -> None:
+        pair = self._nominated.get(1)
+        self._road_lost = self._road_lost or (pair is not None and pair.protocol is protocol)
+        super().protocol_lost(protocol)
 
     # gathering
 
@@ -174,21 +181,26 @@ class IceConnection(aioice.Connection):
         for host in [] if self._relay_only else addresses:
             self._open(host)
         self._local_candidates_end = True
-        self._asking = {asyncio.create_task(self._ask(request)) for request in self._requests()}
+        self._asking = {
+            asyncio.create_task(self._ask(request), name=kind) for kind, request in self._requests()
+        }
         await self._enough(limit)
         self._trickling = True
 
     async def _enough(self, limit: float) -> None:
         """Wait until all servers have answered, but no longer than ``limit``.
 
-        A relay takes two round trips or more, a reflexive address one. So once the first relay is there, who
-        is silent for as long again is taken for blocked, and may still answer later.
+        One relay is enough when every reflexive address is known. A relay takes two round trips or more, a
+        reflexive address one: who is silent for twice the time of the first relay is taken for blocked. All
+        may still answer later.
         """
         loop = asyncio.get_running_loop()
         started, ends = loop.time(), loop.time() + limit
         while self._asking and (left := ends - loop.time()) > 0:
             await asyncio.wait(tuple(self._asking), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if any(candidate.type == "relay" for candidate in self._local_candidates):
+                if all(task.get_name() == _RELAY for task in self._asking):
+                    return
                 took = loop.time() - started
                 ends = min(ends, started + took + max(took, _GRACE))
 
@@ -211,13 +223,13 @@ class IceConnection(aioice.Connection):
         self._protocols.append(protocol)
         self._local_candidates.append(protocol.local_candidate)
 
-    def _requests(self) -> list[_Request]:
-        requests: list[_Request] = []
+    def _requests(self) -> list[tuple[str, _Request]]:
+        requests: list[tuple[str, _Request]] = []
         for server in self._servers:
             if server.transport:
-                requests.append(partial(self._relay, server))
+                requests.append((_RELAY, partial(self._relay, server)))
             else:
-                requests += [partial(_reflexive, p, server) for p in self._protocols]
+                requests += [(_REFLEXIVE, partial(_reflexive, p, server)) for p in self._protocols]
         return requests
 
     async def _relay(self, server: Server) -> tuple[aioice.Candidate, StunProtocol]:
@@ -287,6 +299,8 @@ class IceConnection(aioice.Connection):
         for pair in self._check_list:
             if pair.task is not None:
                 pair.task.cancel()
+        for asking in self._asking:
+            asking.cancel()
         if outcome != ICE_COMPLETED:
             raise ConnectionError("ICE negotiation failed")
         self._query_consent_task = asyncio.create_task(self.query_consent())
