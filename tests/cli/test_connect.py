@@ -97,7 +97,7 @@ def test_type_resize_exit(machine: Doorstep) -> None:
 def test_ctrl_c_goes_to_the_other_side(machine: Doorstep) -> None:
     with connect(machine, *SHELL) as screen:
         screen.expect(b"$ ")
-        screen.type("echo be''gun; sleep 60\r")
+        screen.type("sh -c 'echo be\"\"gun; exec sleep 60'\r")  # one job: in the foreground before it speaks
         screen.expect(b"begun\r\n")
         screen.type("\x03")
         screen.expect(b"$ ")
