@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from hashlib import sha256
 from random import Random
 from typing import Any
@@ -341,6 +343,13 @@ def test_control_chunks_come_before_data_in_a_packet(virtual: Any) -> None:
 def test_fuzz_ends_in_a_documented_way_or_not_at_all(virtual: Any, seed: int) -> None:
     """Packets cut, flipped, repeated, and chunks of noise, among real ones, both ways."""
     fuzz(virtual, seed, 1.0)
+
+
+def test_fuzz_for_as_long_as_told(virtual: Any) -> None:
+    """``DOORSTEP_FUZZ_SECONDS=60`` in CI; new seeds each time, named in the failure."""
+    end = time.monotonic() + float(os.environ.get("DOORSTEP_FUZZ_SECONDS", "2"))
+    while time.monotonic() < end:
+        fuzz(virtual, int.from_bytes(os.urandom(4), "big"), 0.5)
 
 
 def fuzz(virtual: Any, seed: int, seconds: float) -> None:

@@ -54,8 +54,11 @@ _NEVER = float("inf")
 _MAGIC = b"doorstep"
 """Begins our cookie, by which two of us know each other: a sender of ours counts bytes, not acknowledgements,
 and needs fewer of them."""
-_OTHERS_SACK = 4
-"""Packets one SACK answers at most for a peer that is not ours: its window grows by SACKs."""
+_OTHERS_SACK, _OTHERS_SACK_FAR = 4, 1
+"""Packets one SACK answers at most for a peer that is not ours: its window grows by SACKs (libwebrtc: by one
+packet for each), which matters when there is a round trip to fill."""
+_FAR = 0.004
+"""Seconds of round trip from which on a peer is far."""
 _TAG = Struct("!L")
 
 
@@ -480,6 +483,8 @@ class Association:
         if newest is not None:
             if newest.count == 1:
                 self.round_trips.sample(now - newest.sent, now)
+                if not self.peer_is_ours:
+                    self._sack_limit = _OTHERS_SACK_FAR if self.round_trips.smoothed > _FAR else _OTHERS_SACK
             else:
                 outstanding.resent_arrived(now, self.round_trips.base)
             self._timeouts = 0

@@ -5,8 +5,10 @@ window grows, above it it shrinks in proportion (as Swift and LEDBAT++ do): equa
 the same amount and shrink by the same factor, so they come to equal shares. A loss without a queue is the
 weather (radio, a policer): it costs 3 %. With a queue it is congestion: 30 %, as in CUBIC (RFC 9438).
 
-A queue that does not shrink when we do is not ours: it is a longer path, or a flow that fills every buffer.
-Then it becomes the new base, and beside such a flow only losses bound us: we share as it does.
+Alone on a link, half the window is half the round trip, down to the empty path's. A queue that falls by much
+less when we shrink is not ours: a flow that fills every buffer, as most TCPs do, or a path that has become
+longer. Then we *compete*: grow by a few packets per round, and give way to losses only, as that flow does.
+From time to time the window is halved for a round, which shows the empty path, and whether we have company.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from doorstep.transport.sctp.roundtrip import RoundTrips
 
 __all__ = ["Congestion"]
 
-_TARGET_PART, _TARGET_LEAST, _TARGET_MOST = 1 / 4, 0.003, 0.015
+_TARGET_PART, _TARGET_LEAST, _TARGET_MOST = 1 / 4, 0.001, 0.015
 """Target of the standing queue: a quarter of the round trip, at least what an event loop adds anyway, at most
-what still leaves room for a second flow's under 50 ms."""
+what still leaves room for other flows' under 50 ms."""
 _STARTED_PART, _STARTED_LEAST, _STARTED_MOST = 1 / 8, 0.002, 0.008
 """A queue of this much ends slow start."""
 _STARTED_SAMPLES = 8
@@ -27,11 +29,15 @@ _SHRINK = 0.4
 """Part of the window that a queue far above the target costs per round."""
 _EMPTY_ROUNDS = 3
 """Rounds with next to no queue after which the link is idle, and the window grows by a part of itself."""
-_UNMOVED_ROUNDS = 3
-"""Rounds of shrinking that leave the queue as it is, after which it is taken for somebody else's."""
-_UNMOVED_CUT = 0.6
+_UNMOVED_ROUNDS = 8
+"""Rounds of shrinking before it is judged whether the queue follows."""
+_UNMOVED_CUT = 0.75
 """The part of the window that these rounds have left at most: less could go unseen in the noise of others."""
-_DRAIN_EVERY = 10.0
+_OURS = 0.4
+"""Part of the fall that a queue of ours would show, below which it is not ours."""
+_COMPETING_GROWTH = 3
+"""Packets per round beside a flow that fills every buffer: the rounds are long then; CUBIC grows by time."""
+_DRAIN_EVERY, _DRAIN_COMPETING = 10.0, 5.0
 """Seconds after which the window is halved for a round, to see the path without our queue (as BBR does)."""
 _WEATHER, _CONGESTION = 0.97, 0.7
 _HEAVY, _HEAVY_COUNT = 1 / 12, 4
@@ -45,10 +51,13 @@ class Congestion:
 
     __slots__ = (
         "_acked_bytes",
+        "_alone",
+        "_cut_before",
         "_cut_from",
         "_cut_rounds",
         "_cut_rtt",
         "_drain_at",
+        "_drain_rtt",
         "_draining",
         "_empty",
         "_late",
@@ -59,6 +68,7 @@ class Congestion:
         "_recover",
         "_restore",
         "_rtts",
+        "competing",
         "slow_start",
         "threshold",
         "window",
@@ -78,11 +88,15 @@ class Congestion:
         self._lost_bytes = 0
         self._acked_bytes = 0
         self._cut_rounds = 0
-        self._cut_from = 0
+        self._cut_from = self._cut_before = 0
         self._cut_rtt = 0.0
         self._draining = 0
         self._restore = 0
         self._drain_at = 0.0
+        self._drain_rtt = 0.0
+        self._alone = 0
+        """Halved windows in a row that the queue has followed."""
+        self.competing = False
 
     @property
     def target(self) -> float:
@@ -139,6 +153,8 @@ class Congestion:
         elif now >= self._drain_at and limited:
             self._restore = self.window
             self._begin_drain()
+        elif self.competing:
+            self._compete(limited and not lost)
         elif self.queue > self.target:
             self._shrink()
         elif limited and not lost:
@@ -146,15 +162,41 @@ class Congestion:
 
     def _begin_drain(self) -> None:
         self._draining = 2
+        self._drain_rtt = self._rtts.least
         self.window = max(self._restore // 2, LEAST_WINDOW * self._mtu)
 
     def _drain_on(self, now: float) -> None:
         """Half a window for a round; the round after it sees the path drained."""
         self._draining -= 1
-        if not self._draining:
-            self.window = max(self.window, self._restore)
-            self._drain_at = now + _DRAIN_EVERY
-            self._cut_rounds = self._empty = 0
+        if self._draining:
+            return
+        if self.competing:
+            follows = self._follows(self._restore, self.window, self._drain_rtt)
+            self._alone = self._alone + 1 if follows else 0
+            if self._alone > 1:
+                self._leave()
+        self.window = max(self.window, self._restore)
+        self._drain_at = now + (_DRAIN_COMPETING if self.competing else _DRAIN_EVERY)
+        self._cut_rounds = self._empty = 0
+
+    def _follows(self, before: int, after: int, rtt: float) -> bool:
+        """True when the round-trip time fell with the window as it does for who is alone on the link."""
+        alone = min((1 - after / before) * rtt, rtt - self._rtts.base)
+        return rtt - self._rtts.least >= _OURS * alone
+
+    def _leave(self) -> None:
+        """No company any more: the path is what this round has seen, and the window what fills it."""
+        self.competing = False
+        self._alone = 0
+        self._rtts.rebase()
+        self._restore = min(self._restore, int(self._restore * self._rtts.base / self._drain_rtt))
+
+    def _compete(self, may_grow: bool) -> None:
+        self._empty = self._empty + 1 if self.queue < self.target else 0
+        if self._empty > _EMPTY_ROUNDS:
+            self.competing = False
+        if may_grow:
+            self.window += _COMPETING_GROWTH * self._mtu
 
     def _shrink(self) -> None:
         self._empty = 0
@@ -162,14 +204,19 @@ class Congestion:
         if not self._cut_rounds:
             self._cut_from, self._cut_rtt = self.window, self._rtts.least
         self._cut_rounds += 1
+        self._cut_before = self.window  # what this round has shown is the doing of the window before
         part = _SHRINK * min(1.0, (queue - target) / queue)
         self.window = max(int(self.window * (1 - part)), LEAST_WINDOW * self._mtu)
-        if self._cut_rounds > _UNMOVED_ROUNDS and self.window <= max(
-            self._cut_from * _UNMOVED_CUT, LEAST_WINDOW * self._mtu
-        ):
-            if self._rtts.least > self._cut_rtt - queue / 4:
-                self._rtts.rebase()
-            self._cut_rounds = 0
+        least = LEAST_WINDOW * self._mtu
+        enough = max(self._cut_from * _UNMOVED_CUT, least)
+        if self._cut_rounds > _UNMOVED_ROUNDS and self._cut_before <= enough:
+            high = queue > max(_QUEUED, 2 * target)  # less is what flows like this one leave
+            if self._follows(self._cut_from, self._cut_before, self._cut_rtt):
+                self._cut_rounds = 0
+            elif high:
+                self.competing = True
+                self.window = self._cut_from
+                self._cut_rounds = 0
 
     def _grow(self) -> None:
         self._cut_rounds = 0
@@ -205,4 +252,5 @@ class Congestion:
         self.window = self._mtu
         self.slow_start = True
         self._late = self._empty = self._cut_rounds = self._draining = 0
+        self.competing = False
         self._rtts.forget()

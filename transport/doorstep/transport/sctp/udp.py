@@ -25,8 +25,9 @@ _KERNEL_BUFFER = 4 << 20
 """Asked of the kernel for each direction; it grants up to net.core.rmem_max."""
 _READ = 65536
 _READS = 8
-"""System calls, and above that bytes, per wake-up: then the rest of the loop has its turn."""
-_READ_BYTES = 192 * 1024
+"""System calls per wake-up, or bytes: then there is a SACK, and the loop has its turn. A quarter of the bytes
+costs nothing measurable either; four times as many delay an urgent message by a millisecond."""
+_READ_BYTES = 48 * 1024
 _SEGMENTS = 64
 """Linux takes 64 in one call, newer kernels 128; and at most 64 KiB."""
 _UNSENT = 2048
