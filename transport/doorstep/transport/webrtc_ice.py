@@ -145,6 +145,8 @@ class IceConnection(aioice.Connection):
         self._pacer: asyncio.TimerHandle | None = None
         self._shutting = False
         self._road_lost = False
+        self.sent_last = b""
+        """What DTLS sent last, while it sends through us."""
         self._relays_from = 0.0
         self._sink: Callable[[bytes], None] | None = None
 
@@ -357,6 +359,7 @@ class IceConnection(aioice.Connection):
         pair = self._nominated.get(1)
         if pair is None:
             raise ConnectionError("Cannot send data, not connected")
+        self.sent_last = data
         pair.protocol.transport.sendto(data, pair.remote_addr)
 
     def divert(self, sink: Callable[[bytes], None] | None) -> None:
