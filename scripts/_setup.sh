@@ -103,3 +103,11 @@ need_debian() {
         say "$program is missing: the tests that need it will be skipped (Debian package: $1)"
     fi
 }
+
+# need_network: what the network laboratory is made of (namespaces, NAT boxes, a TURN server).
+need_network() {
+    need_debian turnserver coturn
+    need_debian ip iproute2
+    need_debian nft nftables
+    need_debian conntrack conntrack
+}
