@@ -198,8 +198,8 @@ async def _sshd(directory: Path) -> AsyncIterator[list[str]]:
     command = ["ssh", "-q", "-p", str(port), "-i", str(home / "user"), "-o", "StrictHostKeyChecking=no"]
     command += ["-o", f"UserKnownHostsFile={home}/known", f"{getpass.getuser()}@127.0.0.1"]
     try:
-        async with asyncio.timeout(20):
-            while subprocess.run([*command, "true"], check=False).returncode:
+        async with asyncio.timeout(120):  # the user's own start-up files run
+            while await (await asyncio.create_subprocess_exec(*command, "true")).wait():
                 await asyncio.sleep(0.1)
         yield command
     finally:

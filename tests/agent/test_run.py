@@ -71,6 +71,9 @@ async def backend(hub: ThrowAwayHub, tmp_path: Path) -> AsyncIterator[Backend]:
 @asynccontextmanager
 async def agent(state_dir: Path, *more: str) -> AsyncGenerator[Process, None]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DOORSTEP_")}
+    environment["HOME"] = str(
+        state_dir.parent
+    )  # a login shell that is hung up must not be at the real one's work
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     process = await asyncio.create_subprocess_exec(
         *(

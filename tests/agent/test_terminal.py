@@ -76,7 +76,13 @@ async def test_what_is_typed_is_run_and_seen(client: Session) -> None:
 
 
 async def test_without_a_command_it_is_the_login_shell(client: Session, tmp_path: Path) -> None:
-    screen = await terminal(client, None, cwd=str(tmp_path), env={"PS1": "", "COLOUR": "blue"}, term="vt100")
+    screen = await terminal(
+        client,
+        None,
+        cwd=str(tmp_path),
+        env={"PS1": "", "COLOUR": "blue", "HOME": str(tmp_path)},
+        term="vt100",
+    )
     assert screen.stream.result["cwd"] == str(tmp_path)
     shell = screen.stream.result["shell"]
     await screen.type("echo =$0=$TERM=$COLOUR= && pwd && tty && exit\n")

@@ -57,7 +57,7 @@ def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env=environment() | {"HOME": str(log.parent)},  # a shell without the account's start-up files
             cwd=log.parent,
             start_new_session=True,
         )

@@ -48,7 +48,7 @@ async def house(tmp_path: Path, scale: float) -> AsyncIterator[House]:
         state_dir = tmp_path / "agent"
         save(state_dir, Credentials(hub.url, hub.anon_key, user.email, user.password))
         arguments = ["agent", "--events", "--name", "box", "--state-dir", str(state_dir)]
-        environment = {"DOORSTEP_TIMING_SIGNALING_LINGER": str(LINGER)}
+        environment = {"DOORSTEP_TIMING_SIGNALING_LINGER": str(LINGER), "HOME": str(tmp_path)}
         agent = AgentProgram("box", arguments, environment, tmp_path / "agent.log")
         await agent.start()
         try:

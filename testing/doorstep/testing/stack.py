@@ -220,7 +220,10 @@ class Stack:
         save(state_dir, user.credentials)
         arguments = ["agent", "--events", "--name", name, "--state-dir", str(state_dir)]
         log = self.directory / f"agent-{self._agents}.log"
-        program = AgentProgram(name, arguments, {**self._environment, **(environment or {})}, log)
+        home = self.directory / f"{name}-home"  # start-up files of the account that runs this are none of it
+        home.mkdir(exist_ok=True)
+        surroundings = {"HOME": str(home), **self._environment, **(environment or {})}
+        program = AgentProgram(name, arguments, surroundings, log)
         program.state_dir = state_dir
         self._exit.push_async_callback(program.close)
         await program.start()
