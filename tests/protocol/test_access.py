@@ -19,6 +19,7 @@ from doorstep.protocol.access import (
     TopicRule,
     agent_in,
     may_rows,
+    pattern_fault,
     topic_grant,
 )
 
@@ -80,3 +81,43 @@ def test_patterns_with_a_wildcard_and_plain_ones() -> None:
 @given(st.text(), st.uuids().map(str))
 def test_any_other_topic_is_refused(topic: str, sub: str) -> None:
     assert topic_grant(Subject("authenticated", sub), topic, agent_owner=sub) is Grant.NONE
+
+
+MINE = "11111111-1111-4111-8111-111111111111"
+
+
+@pytest.mark.parametrize(
+    ("claims", "topic", "granted"),
+    [
+        ({"app_metadata": {"team": "red"}, "level": 3}, "team:red", True),
+        ({"app_metadata": {"team": ["blue", "red"]}, "level": 3}, "team:red", True),
+        ({"app_metadata": {"team": "red"}, "level": 3}, "team:blue", False),
+        ({"app_metadata": {"team": "red"}, "level": True}, "team:red", False),
+        ({"app_metadata": {"team": "red"}}, "team:red", False),
+        ({"app_metadata": "red", "level": 3}, "team:red", False),
+        ({"level": 3}, "team:red", False),
+    ],
+)
+def test_claims(claims: dict[str, Any], topic: str, granted: bool) -> None:
+    rule = TopicRule("member", "team:{claim:app_metadata.team}", Grant.BROADCAST, (("level", 3),))
+    grant = topic_grant(Subject("member", MINE, claims), topic, agent_owner=None, rules=[rule])
+    assert (grant is Grant.BROADCAST) is granted
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        ("user:{user}:agents", None),
+        ("*:{agent}:{claim:app_metadata.team}", None),
+        ("", "is empty"),
+        ("{user}{user}", "names {user} twice"),
+        ("{agent}:{agent}", "names {agent} twice"),
+        ("{claim:a-b}", "names a claim by something else"),
+        ("{owner}", "has {owner}"),
+        ("a{", "has {"),
+        ("a}", "has }"),
+    ],
+)
+def test_patterns(pattern: str, fault: str | None) -> None:
+    found = pattern_fault(pattern)
+    assert found is None if fault is None else found is not None and found.startswith(fault)

@@ -219,3 +219,56 @@ def test_the_transcript_of_the_relay() -> None:
             verify_transcript(transcript, wrong)
     with pytest.raises(PeerNotTrusted):
         verify_transcript(transcript + b"\0", proof)
+
+
+def test_keys_that_are_none() -> None:
+    with pytest.raises(InvalidInput, match="32 bytes"):
+        PublicKey(bytes(31))
+    with pytest.raises(PeerNotTrusted, match="a key that is none"):
+        verify_transcript(b"what was said", bytes(96))
+
+
+def test_without_proofs_plain_peers_are_taken_unless_the_agent_asks_for_proofs() -> None:
+    client, agent = pair()
+    agent.request(ConnectionRequest(agent_id=AGENT, session_id=SESSION))
+    assert agent.client_key is None
+    assert agent.offer(Offer(sdp=sdp(1), session_id=SESSION))
+    ready = ConnectionReady(agent_id=AGENT, session_id=SESSION)
+    answer = Answer(sdp=sdp(2), session_id=SESSION)
+    assert agent.ready(ready) is ready
+    assert agent.answer(answer) is answer
+    assert client.ready(None) is None
+    assert client.answer(sdp(2), None) is None
+    strict = AgentProofs(None, AGENT, SESSION, bytes, required=True)
+    with pytest.raises(PeerNotTrusted, match="no proof came"):
+        strict.request(ConnectionRequest(agent_id=AGENT, session_id=SESSION))
+
+
+def test_an_offer_with_a_proof_after_a_knock_without_one_is_refused() -> None:
+    client, agent = pair()
+    proven = client.request(ConnectionRequest(agent_id=AGENT, session_id=SESSION))
+    agent.request(msgspec.structs.replace(proven, proof=None))
+    with pytest.raises(PeerNotTrusted, match="the knock had no proof"):
+        agent.offer(client.offer(Offer(sdp=sdp(1), session_id=SESSION)))
+
+
+def test_proofs_and_descriptions_that_cannot_be_read() -> None:
+    client, agent = pair()
+    proven = client.request(ConnectionRequest(agent_id=AGENT, session_id=SESSION))
+    with pytest.raises(PeerNotTrusted, match="cannot be read"):
+        agent.request(msgspec.structs.replace(proven, proof={"key": "no", "nonce": "no", "signature": "no"}))
+    agent.request(proven)
+    with pytest.raises(PeerNotTrusted, match="cannot be trusted"):
+        agent.offer(msgspec.structs.replace(client.offer(Offer(sdp=sdp(1), session_id=SESSION)), sdp="v=0"))
+
+
+def test_a_repeated_knock_changes_nothing_and_another_key_cannot_take_it_over() -> None:
+    client, agent = pair()
+    request = knock(client)
+    agent.request(request)
+    agent.request(request)
+    thief = ClientProofs(PrivateKey(bytes([9] * 32)), AGENT, SESSION, Nonces(0))
+    knock(thief)  # the same nonces, seen on the back end
+    with pytest.raises(PeerNotTrusted, match="not that of the knock"):
+        agent.offer(thief.offer(Offer(sdp=sdp(1), session_id=SESSION)))
+    assert agent.offer(client.offer(Offer(sdp=sdp(1), session_id=SESSION)))
