@@ -206,6 +206,26 @@ def usage() -> dict[str, float]:
     return {"cpu": used.ru_utime + used.ru_stime, "rss": pages * 4096}
 
 
+def without(lever: str) -> None:
+    """Take one lever away in this process, to measure what it gives."""
+    from doorstep.transport.sctp import association, congestion, pacing, udp
+
+    if lever in ("segments", "batches"):
+        udp._LINUX = udp.SegmentedUdp.segments = False
+    if lever == "batches":
+        udp._READS = 1
+    elif lever == "sacks":
+        association.SACK_AT_MOST = association._OTHERS_SACK = association.SACK_EVERY = 1
+    elif lever == "window":
+        association.WINDOW = 1 << 17
+    elif lever == "pacing":
+        pacing._FAST = 1e9
+    elif lever == "delay":  # losses only, each halves the window
+        congestion._WEATHER = congestion._CONGESTION = 0.5
+        congestion._TARGET_LEAST = congestion._TARGET_MOST = congestion._STARTED_LEAST = 10.0
+        congestion._STARTED_MOST = 10.0
+
+
 class Commands:
     def __init__(self, peer: Any) -> None:
         self.peer = peer
@@ -258,4 +278,6 @@ async def main(road: str) -> None:
 
 
 if __name__ == "__main__":
+    for name in sys.argv[2:]:
+        without(name)
     asyncio.run(main(sys.argv[1]))

@@ -489,7 +489,7 @@ class Association:
                 outstanding.resent_arrived(now, self.round_trips.base)
             self._timeouts = 0
             self._t3_at = now + self.round_trips.timeout if outstanding.by_tsn else _NEVER
-            self.congestion.acked(outstanding.acked_bytes, newest.count == 1, self._limited)
+            self.congestion.acked(outstanding.acked_bytes, newest.count == 1, self._limited, now)
         elif not outstanding.by_tsn:
             self._t3_at = _NEVER
         self._find_lost(now)

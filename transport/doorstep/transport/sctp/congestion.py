@@ -23,8 +23,11 @@ _TARGET_PART, _TARGET_LEAST, _TARGET_MOST = 1 / 4, 0.001, 0.015
 what still leaves room for other flows' under 50 ms."""
 _STARTED_PART, _STARTED_LEAST, _STARTED_MOST = 1 / 8, 0.002, 0.008
 """A queue of this much ends slow start."""
-_STARTED_SAMPLES = 8
-"""Samples in a row that must show it: one late wake-up of an event loop delays a few acknowledgements."""
+_STARTED_FOR = 1 / 4
+"""Round trips for which every sample must show it: a late wake-up of an event loop delays some, not all."""
+_NEAR, _NEAR_WINDOW = 0.002, 512 * 1024
+"""Below this round trip, in seconds, what looks like a queue is mostly two event loops taking turns: delay
+does not shrink the window below these bytes, a few turns' worth."""
 _SHRINK = 0.4
 """Part of the window that a queue far above the target costs per round."""
 _EMPTY_ROUNDS = 3
@@ -80,7 +83,8 @@ class Congestion:
         self.window = INITIAL_WINDOW * mtu
         self.threshold = 1 << 40
         self.slow_start = True
-        self._late = 0
+        self._late = 0.0
+        """When a sample last showed no queue."""
         self._empty = 0
         self._limited = False
         self._recover = 0
@@ -114,7 +118,7 @@ class Congestion:
 
     # acknowledgements
 
-    def acked(self, size: int, sampled: bool, limited: bool) -> None:
+    def acked(self, size: int, sampled: bool, limited: bool, now: float) -> None:
         """``limited``: the window was what held the sender back; otherwise it is not a reason to grow it."""
         self._limited |= limited
         self._acked_bytes += size
@@ -123,13 +127,14 @@ class Congestion:
             if self.window >= self.threshold:
                 self._end_slow_start(self.window)
             elif sampled:
-                self._watch_start()
+                self._watch_start(now)
 
-    def _watch_start(self) -> None:
+    def _watch_start(self, now: float) -> None:
         rtts = self._rtts
         allowed = min(max(_STARTED_PART * rtts.base, _STARTED_LEAST), _STARTED_MOST)
-        self._late = self._late + 1 if rtts.latest > rtts.base + allowed else 0
-        if self._late >= _STARTED_SAMPLES:
+        if rtts.latest <= rtts.base + allowed:
+            self._late = now
+        elif now - self._late >= max(_STARTED_FOR * rtts.base, 2 * _STARTED_LEAST):
             # What was sent a round trip ago filled the path: since then the window has nearly doubled.
             share = rtts.base / rtts.latest
             self._end_slow_start(int(self.window * min(0.5 + share / 4, 0.75)))
@@ -206,7 +211,8 @@ class Congestion:
         self._cut_rounds += 1
         self._cut_before = self.window  # what this round has shown is the doing of the window before
         part = _SHRINK * min(1.0, (queue - target) / queue)
-        self.window = max(int(self.window * (1 - part)), LEAST_WINDOW * self._mtu)
+        floor = _NEAR_WINDOW if self._rtts.base < _NEAR else LEAST_WINDOW * self._mtu
+        self.window = max(int(self.window * (1 - part)), min(floor, self.window))
         least = LEAST_WINDOW * self._mtu
         enough = max(self._cut_from * _UNMOVED_CUT, least)
         if self._cut_rounds > _UNMOVED_ROUNDS and self._cut_before <= enough:
@@ -251,6 +257,7 @@ class Congestion:
         self.threshold = max(self.window // 2, LEAST_WINDOW * self._mtu)
         self.window = self._mtu
         self.slow_start = True
-        self._late = self._empty = self._cut_rounds = self._draining = 0
+        self._late = 0.0
+        self._empty = self._cut_rounds = self._draining = 0
         self.competing = False
         self._rtts.forget()
