@@ -321,7 +321,7 @@ def main() -> None:
         name = "dataplane-levers" if options.levers else "dataplane-figures"
         head = (
             "# Data plane: figures\n\nWritten by `scripts/bench sctp --write`: medians of "
-            f"{options.runs} runs, pairs interleaved, each peer in a process of its own, {os.cpu_count()} cores.\n"
+            f"{options.runs} runs, interleaved, each peer in its own process, {os.cpu_count()} cores.\n"
             f"Compare within one table only.\n\n![MB/s per link]({name}.svg)\n"
         )
         (ROOT / "docs" / f"{name}.md").write_text(head + made)
