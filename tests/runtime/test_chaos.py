@@ -87,7 +87,7 @@ async def test_chaos_leaves_nothing(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 async def test_the_end_in_the_middle_of_chaos(seed: int) -> None:
     chance = random.Random(seed)
-    async with session_pair(EchoService(), client_services=[EchoService()]) as pair:
+    async with session_pair(EchoService(), client_services=[EchoService()], resume=False) as pair:
         workers = [
             asyncio.create_task(
                 worker((pair.client, pair.agent)[number % 2], random.Random(seed * 100 + number))
