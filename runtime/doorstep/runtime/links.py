@@ -51,6 +51,8 @@ class Link:
         self.positions: Mapping[int, int] | None = None
         """What the peer said it has; None on a session's first wire."""
         self.peer_max_frame = MAX_FRAME
+        self.early: list[tuple[Lane, Frame]] = []
+        """What came before the WELCOME that it belongs after."""
         self.reason = ""
 
     def __repr__(self) -> str:

@@ -82,7 +82,7 @@ class SessionState(StrEnum):
 TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = MappingProxyType(
     {
         SessionState.NEW: frozenset({SessionState.GREETING, SessionState.CLOSED}),
-        SessionState.GREETING: frozenset({SessionState.OPEN, SessionState.CLOSED}),
+        SessionState.GREETING: frozenset({SessionState.OPEN, SessionState.NEW, SessionState.CLOSED}),
         SessionState.OPEN: frozenset({SessionState.AWAY, SessionState.CLOSED}),
         SessionState.AWAY: frozenset({SessionState.OPEN, SessionState.CLOSED}),
         SessionState.CLOSED: frozenset(),
@@ -143,7 +143,6 @@ class Session:
         self._keeping: asyncio.TimerHandle | None = None
         self._away_since = self._away_before = 0.0
         self._not_open = asyncio.Event()
-        self._early: list[tuple[Lane, Frame]] = []
         self._round_trip: float | None = None
         self._pongs = 0
         self._ending: asyncio.Task[None] | None = None
@@ -168,6 +167,8 @@ class Session:
             await self.carry(wire)
         except BaseException as error:
             await self.close(f"no greeting: {error}" if str(error) else "no greeting")
+            if isinstance(error, WireClosed):
+                raise SessionClosed(self._reason) from error
             raise
 
     async def carry(self, wire: Wire) -> None:
@@ -175,7 +176,8 @@ class Session:
 
         Until then the session goes on over the wire it has. Raises :class:`SessionClosed` when the session
         ends or has ended, :class:`WireClosed` when this wire is lost or refused by the peer,
-        :class:`DeadlineExceeded` after ``Timing.ice``; the last two end the wire, not the session.
+        :class:`DeadlineExceeded` after ``Timing.ice``; the last two end the wire, not the session, which
+        can be given another one.
         """
         if self.closed:
             await wire.close(self._reason)
@@ -229,7 +231,6 @@ class Session:
         self._outbound.end(reason)
         self._streams.end(reason)
         self._outgoing.end(reason)
-        self._early.clear()
         self._not_open.set()
         self._stop_timers()
         self._ending = asyncio.create_task(self._clear_away(), name=f"session {self.id} end")
@@ -276,7 +277,7 @@ class Session:
         if carried:
             self._away(reason)
         elif self._state is SessionState.GREETING and not self._links:
-            self._end(reason)
+            self._move(SessionState.NEW)
         elif self._link is not None and self._link.quiet.is_set() and not self._is_greeting():
             self._drop(self._link, "the peer has left for a wire that is gone")
 
@@ -352,6 +353,11 @@ class Session:
     def closed(self) -> bool:
         """The session has ended, or is about to have."""
         return self._state is SessionState.CLOSED
+
+    @property
+    def wires(self) -> int:
+        """How many wires have carried it so far."""
+        return self._wires
 
     @property
     def wire(self) -> Wire:
@@ -449,8 +455,8 @@ class Session:
             self._end("internal error", "internal")
 
     def _broken(self, link: Link, reason: str) -> None:
-        if link.greeting and self._link is not None:
-            logger.warning("session %s: another wire is refused: %s", self.id, reason)
+        if link.greeting:
+            logger.warning("session %s: a wire is refused: %s", self.id, reason)
             self._drop(link, reason)
         else:
             self._end(reason, "protocol")
@@ -463,20 +469,20 @@ class Session:
         elif type(frame) is Switch:
             self._receive_switch(link)
         elif link.state is LinkState.GREETING:
-            self._keep_early(lane, frame)
+            self._keep_early(link, lane, frame)
         else:
             if link.state is LinkState.WELCOMED:
                 self._go_over(link)
             self._handlers[type(frame)](lane, frame)
 
-    def _keep_early(self, lane: Lane, frame: Frame) -> None:
+    def _keep_early(self, link: Link, lane: Lane, frame: Frame) -> None:
         """The agent may open streams at once, on lanes that overtake its WELCOME."""
         first = self._state is SessionState.GREETING
         if self.role is Role.AGENT or not first or type(frame) is not Open or lane is Lane.CONTROL:
             raise ProtocolError(f"{type(frame).__name__} before the greeting")
-        if len(self._early) >= STREAMS_PER_SESSION:
+        if len(link.early) >= STREAMS_PER_SESSION:
             raise ProtocolError("too many streams before the greeting")
-        self._early.append((lane, frame))
+        link.early.append((lane, frame))
 
     def _make_handlers(self) -> dict[type, Callable[[Lane, Any], None]]:
         streams, outgoing, incoming = self._streams, self._outgoing, self._incoming
@@ -563,7 +569,7 @@ class Session:
         if link.state is LinkState.GONE or self.closed:
             return
         self._go_over(link)
-        early, self._early = self._early, []
+        early, link.early = link.early, []
         for lane, kept in early:
             self._handlers[type(kept)](lane, kept)
 
