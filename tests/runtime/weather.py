@@ -229,7 +229,7 @@ async def converse(at: dict[int, Event], timing: Timing) -> int:
         frames = weather.frames - begun
         for end in (client, agent):  # every end comes to be known at both sides
             async with asyncio.timeout(60):
-                while len(end._streams) or end._streams.unacknowledged:
+                while end._streams._streams or end._streams.unacknowledged:
                     await asyncio.sleep(0.1)
             assert end._streams._windows == 0
         return frames

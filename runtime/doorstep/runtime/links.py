@@ -53,6 +53,8 @@ class Link:
         self.peer_max_frame = MAX_FRAME
         self.early: list[tuple[Lane, Frame]] = []
         """What came before the WELCOME that it belongs after."""
+        self.farewell = False
+        """The peer was told that the session has ended."""
         self.reason = ""
 
     def __repr__(self) -> str:

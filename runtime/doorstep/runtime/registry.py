@@ -69,7 +69,8 @@ class StreamRegistry:
         self.received_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._streams)
+        """Streams that go on; others are only kept until the peer knows of their end."""
+        return sum(not stream.ended for stream in self._streams.values())
 
     # --- streams we open ---
 

@@ -66,6 +66,8 @@ logger = logging.getLogger("doorstep.runtime")
 
 RESUME = "resume"
 """The feature both sides name when a session may outlive its wire."""
+_FAREWELL = 0.5
+"""Seconds that a peer which was told of the end has to close the wire: then it has heard for certain."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -135,7 +137,7 @@ class Session:
         self._streams = StreamRegistry(self, self._outbound, self._router, self._tasks)
         self._outgoing = OutgoingCalls(self._outbound)
         self._incoming = IncomingCalls(
-            self, self._outbound, self._router, self._tasks, timing.repeat, self._time_with_a_wire
+            self, self._outbound, self._router, self._tasks, timing.repeat, self.time_with_a_wire
         )
         self._handlers = self._make_handlers()
         self._pulse = Pulse(timing)
@@ -219,13 +221,17 @@ class Session:
         await self._gone.wait()
         return self._reason
 
-    def _end(self, reason: str, code: str = "closed") -> None:
-        """The one way out; the first reason counts. What others wait for fails now, the rest is cleared."""
+    def _end(self, reason: str, code: str = "closed", *, tell: bool = True) -> None:
+        """The one way out; the first reason counts. What others wait for fails now, the rest is cleared.
+
+        The peer is told, for it would wait for another wire otherwise.
+        """
         if self.closed:
             return
         self._reason = reason
-        if self._state is SessionState.OPEN and self.resumable and self._link is not None:
+        if tell and self._state is SessionState.OPEN and self.resumable and self._link is not None:
             self._link.send(Reset(0, code, error_message(reason)))
+            self._link.farewell = True
         self._move(SessionState.CLOSED)
         logger.info("session %s ended: %s", self.id, reason)
         self._outbound.end(reason)
@@ -287,9 +293,16 @@ class Session:
     async def _close_wire(self, link: Link) -> None:
         try:
             async with asyncio.timeout(self._timing.shutdown):
+                if link.farewell:
+                    await self._heard(link)
                 await link.wire.close(link.reason)
         except TimeoutError:
             logger.error("session %s: its wire did not close within %g s", self.id, self._timing.shutdown)
+
+    async def _heard(self, link: Link) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await link.wire.wait_closed()
 
     def _away(self, reason: str) -> None:
         """No wire carries the session any more."""
@@ -338,8 +351,8 @@ class Session:
                 await link.quiet.wait()
         self._drop(link, "the session goes on over another wire")
 
-    def _time_with_a_wire(self) -> float:
-        """A clock that stands still while there is none."""
+    def time_with_a_wire(self) -> float:
+        """A clock in seconds that stands still while there is none, for limits that shall wait meanwhile."""
         away = self._state is SessionState.AWAY
         return (self._away_since if away else asyncio.get_running_loop().time()) - self._away_before
 
@@ -582,7 +595,7 @@ class Session:
 
     def _receive_reset(self, lane: Lane, frame: Reset) -> None:
         if frame.stream_id == 0 and self.resumable:
-            self._end(f"closed by the peer: {frame.message}")
+            self._end(f"closed by the peer: {frame.message}", tell=False)
         else:
             self._streams.receive_reset(lane, frame)
 

@@ -69,6 +69,11 @@ class Stream:
         return self._machine.state
 
     @property
+    def ended(self) -> bool:
+        """Both directions have ended."""
+        return self._machine.ended
+
+    @property
     def trailer(self) -> dict[str, Any] | None:
         """What the peer's FIN carried, once everything before it was read."""
         return None if self._chunks or self._dropped else self._machine.trailer

@@ -85,6 +85,7 @@ class WirePool:
         running = self._tasks.get(rank)
         if running is None or running.done():
             running = asyncio.create_task(self._run(rank), name=f"doorstep-open-{self._openers[rank].kind}")
+            running.add_done_callback(_seen)
             self._tasks[rank] = running
         return running
 
@@ -112,3 +113,9 @@ class WirePool:
         await wire.wait_closed()
         if self._wire is wire:
             self._wire, self._rank = None, len(self._openers)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """An opener that fails beside a living wire has been logged; nobody else asks."""
+    if not task.cancelled():
+        task.exception()
