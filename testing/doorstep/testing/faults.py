@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ class Load:
 
 
 @asynccontextmanager
-async def working(agent: Agent, directory: Path, size: int) -> AsyncIterator[Load]:
+async def working(agent: Agent, directory: Path, size: int) -> AsyncGenerator[Load, None]:
     """Keep a terminal that prints numbered lines, one that echoes keys and transfers of ``size`` bytes going
     for the time of the block; then wait for their ends. Raises what went wrong."""
     load = Load()
