@@ -16,7 +16,8 @@ from doorstep.testing.pair import session_pair
 
 pytestmark = pytest.mark.asyncio
 
-SHORT = Timing(ping=0.05, silence=0.1, give_up=0.3, call=0.3, ice=2)
+SHORT = Timing(ping=0.05, silence=0.3, give_up=0.3, keep=0.3, call=0.3, ice=2)
+"""The session waits for another wire, and none comes."""
 LIVELY = Timing(ping=0.05, give_up=2, call=0.2)
 
 

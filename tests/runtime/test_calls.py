@@ -221,8 +221,14 @@ async def test_kept_replies_are_bounded_in_number_bytes_and_time() -> None:
     assert cache.get("9", 1) is None
     assert cache.get("10", 1) == Reply("10", b"")
     cache = _cache(100, REPLIES_BYTES // 10)
-    assert len(cache) == 9
+    assert len(cache) == 100  # none is forgotten: of the large ones is left that they were given
     assert cache.bytes <= REPLIES_BYTES
+    lost, kept = cache.get("0", 1), cache.get("99", 1)
+    assert lost is not None
+    assert lost.error is not None
+    assert "has run" in lost.error.message
+    assert kept is not None
+    assert len(kept.payload) == REPLIES_BYTES // 10
     cache = _cache(1, 10)
     assert cache.get("0", 29.999) == Reply("0", bytes(10))
     assert cache.get("0", 30) is None

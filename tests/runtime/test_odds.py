@@ -51,7 +51,7 @@ async def test_the_table_of_the_session_is_kept() -> None:
 
 
 async def test_a_ping_and_a_reset_that_find_the_wire_gone() -> None:
-    async with session_pair(EchoService(), timing=Timing(ping=0.02)) as pair:
+    async with session_pair(EchoService(), timing=Timing(ping=0.02), resume=False) as pair:
         stream = await pair.client.open("echo", "back", lane=Lane.TERMINAL_IO)
         pair.client_wire.lose("cut")
         await stream.reset("cancelled", "")  # finds it first

@@ -54,7 +54,7 @@ async def test_both_learn_who_the_other_is() -> None:
     assert client.wire is one
     assert not client.stalled
     await client.close()
-    assert await ended(agent) == "the wire is gone: closed by the peer: closed"
+    assert await ended(agent) == "closed by the peer: closed"
     await agent.close()
 
 
@@ -64,7 +64,7 @@ async def test_the_frames_of_the_greeting() -> None:
     peer = RawPeer(near)
     peer.send(HELLO)
     await soon(agent.start(far))
-    assert await peer.expect(Welcome) == Welcome(1, ID, Role.AGENT, [], 2048, {"name": "a"})
+    assert await peer.expect(Welcome) == Welcome(1, ID, Role.AGENT, ["resume"], 2048, {"name": "a"})
     await agent.close()
 
 
@@ -189,7 +189,7 @@ async def test_close_is_idempotent_and_the_first_reason_counts() -> None:
         await asyncio.gather(pair.client.close("first"), pair.client.close("second"))
         await pair.client.close("third")
         assert await ended(pair.client) == "first"
-        assert await ended(pair.agent) == "the wire is gone: closed by the peer: first"
+        assert await ended(pair.agent) == "closed by the peer: first"
         for session in (pair.client, pair.agent):
             with pytest.raises(SessionClosed):
                 session.tell("echo.say")
@@ -215,7 +215,7 @@ async def test_everything_that_waits_fails_when_the_wire_dies() -> None:
         await stuck.wait()
 
     service = Functions(calls={"hang": hang}, streams={"full": take_nothing, "never": never_answer})
-    async with session_pair(service) as pair:
+    async with session_pair(service, resume=False) as pair:
         client = pair.client
         stream = await client.open("test", "full", lane=Lane.TERMINAL_IO)
         tasks = [
@@ -270,7 +270,7 @@ async def test_handlers_are_cancelled_and_clean_up() -> None:
         await soon(started.wait())
         await pair.agent.close("going down")
         assert cleaned.is_set()
-        assert await ended(pair.client) == "the wire is gone: closed by the peer: going down"
+        assert await ended(pair.client) == "closed by the peer: going down"
 
 
 async def test_a_handler_may_close_its_own_session() -> None:
@@ -338,7 +338,7 @@ async def test_a_wire_that_is_dead_on_arrival() -> None:
 
 
 async def test_a_wire_that_dies_between_two_sends() -> None:
-    async with session_pair(EchoService()) as pair:
+    async with session_pair(EchoService(), resume=False) as pair:
         stream = await pair.client.open("echo", "back", lane=Lane.TERMINAL_IO)
         pair.client_wire.lose("cut")
         with pytest.raises(SessionClosed, match="cut"):  # before the session was told
@@ -404,7 +404,11 @@ async def test_stats_are_json() -> None:
         assert await soon(stream.read()) == b"12345"
         stats = pair.client.stats()
         assert stats | {"transport": None} == {
+            "state": "open",
             "wire": "local",
+            "wires": 1,
+            "resumable": True,
+            "unacknowledged": 5,
             "rtt": None,
             "bytesIn": 5,
             "bytesOut": 5,

@@ -12,6 +12,7 @@ import pytest
 
 from doorstep.client import Agent, agents, connect
 from doorstep.protocol.errors import DoorstepError
+from doorstep.protocol.timing import Timing
 from doorstep.testing.stack import Stack
 
 POLL = 0.05
@@ -88,7 +89,8 @@ async def test_a_stopped_agent_leaves_nothing(running: Stack) -> None:
 async def test_a_killed_agent_goes_offline_and_its_clients_notice(running: Stack) -> None:
     user = await running.user()
     program = await running.agent(user, "box")
-    async with connect("box", credentials=user.credentials) as agent:
+    timing = Timing(keep=4 * running.scale)
+    async with connect("box", credentials=user.credentials, timing=timing) as agent:
         await program.kill()
         assert not (await agents(credentials=user.credentials))[0].online
         async with asyncio.timeout(30 * running.scale):
@@ -104,8 +106,43 @@ async def test_one_clients_failure_disturbs_no_other(running: Stack) -> None:
     async with connect("box", credentials=user.credentials) as steady:
         doomed = await connect("box", credentials=user.credentials)
         command = await doomed.commands.start("sleep 1000")
-        await doomed._session.wire.close("pulled the plug")
+        await doomed._session.close("gone")
         await until(lambda: len(program.events("session-ended")) == 1, 30 * running.scale)
         await until(lambda: gone(command.pid), 10 * running.scale)
         await echoes(steady, "undisturbed")
         await doomed.close()
+
+
+@pytest.mark.asyncio
+async def test_a_session_survives_the_loss_of_its_wire(running: Stack) -> None:
+    user = await running.user()
+    program = await running.agent(user, "box")
+    states: list[str] = []
+    async with (
+        connect(
+            "box", credentials=user.credentials, on_state=lambda step: states.append(step.state)
+        ) as agent,
+        agent.terminal(80, 24) as terminal,
+    ):
+        first = list(states)
+        await terminal.write(b"echo pid:$$:\n")
+        pid = (await terminal.expect(r"pid:(\d+):", timeout=10 * running.scale)).group(1)
+        for number in range(3):
+            await agent._session.wire.close("pulled the plug")
+            await terminal.write(b"echo again-%d:$$:\n" % number)
+            await terminal.expect(rf"again-{number}:{pid}:", timeout=20 * running.scale)
+        assert agent.stats()["wires"] == 4
+        assert states == 4 * first
+    await until(lambda: len(program.events("session-ended")) == 1, 30 * running.scale)
+    assert len(program.events("resumed")) == 3
+
+
+@pytest.mark.asyncio
+async def test_an_agent_that_was_restarted_ends_its_sessions(running: Stack) -> None:
+    user = await running.user()
+    program = await running.agent(user, "box")
+    async with connect("box", credentials=user.credentials) as agent:
+        await program.kill()
+        await program.start()
+        async with asyncio.timeout(40 * running.scale):
+            assert "does not know this session" in await agent.wait_closed()

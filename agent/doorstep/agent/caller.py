@@ -1,4 +1,4 @@
-"""Agent: one client at the door: its machine, its peer connections, and the session that comes of them.
+"""Agent: one client at the door: its machine and its peer connections, whose wires carry a session.
 
 The adapter loop: receive → machine → run its effects → re-arm one timer (protocol.machine). Whatever goes
 wrong here ends this caller's attempt or session and nobody else's.
@@ -49,8 +49,9 @@ from doorstep.protocol.steps import (
 )
 from doorstep.protocol.timing import Timing
 from doorstep.protocol.trust import AgentProofs
-from doorstep.runtime import Role, Service, Session
+from doorstep.runtime import Service
 from doorstep.runtime.tasks import TaskOwner
+from doorstep.transport.wire import Wire
 
 if TYPE_CHECKING:
     from doorstep.transport.webrtc import Peer
@@ -82,6 +83,10 @@ class House(Protocol):
 
     async def send_signaling(self, event: str, payload: Mapping[str, Any]) -> None:
         """Broadcast on the signaling channel. Raises LinkError."""
+        ...
+
+    async def carry(self, session_id: SessionId | None, wire: Wire) -> bool:
+        """Begin a session on this wire, or take a living one over to it (True). Raises LinkError."""
         ...
 
     def need_signaling(self, caller: Caller, serial: int) -> None: ...
@@ -118,7 +123,7 @@ class Caller:
         self._unsent = 0
         self._wire = ""
         self._client: PublicKey | None = None
-        self._was_connected = False
+        self._resumed = self._was_connected = False
 
     def __repr__(self) -> str:
         return f"<Caller {self.session_id or 'anonymous'} {self.state}>"
@@ -218,10 +223,10 @@ class Caller:
             seconds = round(self._loop.time() - self._knocked, 3)
             key = None if self._client is None else self._client.fingerprint
             facts = {"wire": self._wire, "seconds": seconds, "client_key": key}
-            self._house.tell(EventKind.CONNECTED, self.session_id, **facts)
-        elif report.state is AnsweringState.CLEANUP:
-            kind = EventKind.SESSION_ENDED if self._was_connected else EventKind.FAILED
-            self._house.tell(kind, self.session_id, reason=reason)
+            kind = EventKind.RESUMED if self._resumed else EventKind.CONNECTED
+            self._house.tell(kind, self.session_id, **facts)
+        elif report.state is AnsweringState.CLEANUP and not self._was_connected:
+            self._house.tell(EventKind.FAILED, self.session_id, reason=reason)
         elif report.state is AnsweringState.IDLE:
             self._house.retire(self)
 
@@ -269,7 +274,7 @@ class Caller:
         if serial is not None and acknowledged:
             self.handle(AnswerSent(serial))
 
-    # A peer connection, from the offer to the end of its session.
+    # A peer connection, from the offer to the end of its wire.
 
     async def _run(self, serial: int, offer: str, client: PublicKey | None) -> None:
         """The machine is told of the end when everything of it has been released."""
@@ -280,25 +285,17 @@ class Caller:
     async def _converse(self, serial: int, offer: str, client: PublicKey | None) -> PeerFailed | WireLost:
         from doorstep.transport.webrtc import Peer
 
-        house = self._house
-        session = Session(
-            role=Role.AGENT,
-            session_id=self.session_id or SessionId("anonymous"),
-            services=house.services,
-            about=house.about,
-            timing=house.timing,
-        )
-        peer = Peer(house.ice_servers, timing=house.timing)
+        peer = Peer(self._house.ice_servers, timing=self._house.timing)
         peer.on_candidate = lambda candidate: self.handle(LocalCandidate(serial, candidate))
         try:
             answer = await peer.accept_offer(offer)
             self._peers[serial] = peer
             self.handle(AnswerCreated(serial, answer))
             wire = await peer.wire()
-            await session.start(wire)
+            self._resumed = await self._house.carry(self.session_id, wire)
             self._wire, self._client = wire.kind, client
             self.handle(WireUp(serial))
-            return WireLost(serial, await session.wait_closed())
+            return WireLost(serial, await wire.wait_closed())
         except DoorstepError as error:
             return PeerFailed(serial, str(error))
         except Exception:  # noqa: BLE001 - logged; one client's fault is nobody else's
@@ -306,7 +303,6 @@ class Caller:
             return PeerFailed(serial, "internal error of the agent")
         finally:
             self._peers.pop(serial, None)
-            await session.close("the agent ended the session")
             await peer.close()
 
     def _spawn(self, work: Any, what: str) -> asyncio.Task[None]:

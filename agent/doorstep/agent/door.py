@@ -21,9 +21,11 @@ from doorstep.protocol.proof import PrivateKey
 from doorstep.protocol.signaling import Candidate, ConnectionRequest, IceServer, Message, Offer, dump, parse
 from doorstep.protocol.steps import ChannelLost, JoinSignaling, LeaveSignaling, SignalingJoined, Stop
 from doorstep.protocol.timing import Timing
-from doorstep.runtime import Service
+from doorstep.runtime import Role, Service, Session
+from doorstep.runtime.session import SessionState
 from doorstep.runtime.tasks import TaskOwner
 from doorstep.transport.signaling import Channel, ChannelSpec, Signaling
+from doorstep.transport.wire import Wire
 
 __all__ = ["Door"]
 
@@ -70,12 +72,16 @@ class Door:
         self._waiting: dict[Caller, int] = {}
         self._callers: dict[SessionId | None, Caller] = {}
         self._everybody: set[Caller] = set()
+        self._sessions: dict[SessionId, Session] = {}  # those that another wire can find
+        self._living: set[Session] = set()
         self._stopped = False
 
     @property
     def callers(self) -> int:
         """Sessions and attempts there are."""
-        return len(self._everybody)
+        known = {caller.session_id for caller in self._everybody if caller.session_id is not None}
+        anonymous = sum(caller.session_id is None for caller in self._everybody)
+        return len(known | self._sessions.keys()) + anonymous
 
     # Messages in.
 
@@ -102,7 +108,10 @@ class Door:
     def _knock(self, request: ConnectionRequest) -> None:
         current = self._callers.get(request.session_id)
         state = None if current is None else current.state
-        match admit(request, self.agent_id, state, len(self._everybody), self._limit):
+        session = None if request.session_id is None else self._sessions.get(request.session_id)
+        resumes = session is not None and session.resumable and not session.closed
+        others = self.callers - resumes
+        match admit(request, self.agent_id, state, others, self._limit, resumes=resumes):
             case Admission.START:
                 caller = Caller(self, request.session_id)
                 self._callers[request.session_id] = caller
@@ -122,6 +131,48 @@ class Door:
             await self.send_agents(*dump(busy(request, self.timing)))
         except LinkError as error:
             _log.info("a refusal was not sent: %s", error)
+
+    # Sessions, which outlive the callers that began them.
+
+    async def carry(self, session_id: SessionId | None, wire: Wire) -> bool:
+        """Begin a session on ``wire``, or take a living one over to it, which returns True.
+
+        Whoever makes wires to this agent hands them over here. Raises LinkError; the wire is closed then.
+        """
+        session = None if session_id is None else self._sessions.get(session_id)
+        if session is not None and not session.closed:
+            await session.carry(wire)
+            return session.wires > 1
+        session = self._new_session(session_id)
+        try:
+            await session.carry(wire)
+        finally:
+            if session.state is SessionState.NEW:  # and no other wire is being greeted
+                await session.close("no client came of it")
+        return False
+
+    def _new_session(self, session_id: SessionId | None) -> Session:
+        session = Session(
+            role=Role.AGENT,
+            session_id=session_id or SessionId("anonymous"),
+            services=self.services,
+            about=self.about,
+            timing=self.timing,
+            resume=session_id is not None,
+        )
+        self._living.add(session)
+        if session_id is not None:
+            self._sessions[session_id] = session
+        self.tasks.spawn(self._see_off(session_id, session), f"session {session.id}")
+        return session
+
+    async def _see_off(self, session_id: SessionId | None, session: Session) -> None:
+        reason = await session.wait_closed()
+        self._living.discard(session)
+        if session_id is not None and self._sessions.get(session_id) is session:
+            del self._sessions[session_id]
+        if session.wires:
+            self.tell(EventKind.SESSION_ENDED, session_id, reason=reason)
 
     # What callers ask for.
 
@@ -216,6 +267,8 @@ class Door:
     async def stop(self, reason: str) -> None:
         """End every session and attempt, leave the signaling channel, leave no task or timer. Idempotent."""
         self._stopped = True
+        closing = [session.close(reason) for session in self._living]
+        await asyncio.gather(*closing)
         for caller in list(self._everybody):
             caller.handle(Stop(reason))
         self._lease.stop()

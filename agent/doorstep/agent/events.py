@@ -22,6 +22,7 @@ class EventKind(StrEnum):
     KNOCK = "knock"  # a client asks for a connection
     REFUSED = "refused"  # it was turned down (``reason``)
     CONNECTED = "connected"  # a session has begun (``wire``, ``seconds`` since the knock, ``client_key``)
+    RESUMED = "resumed"  # a living session goes on over another connection (as ``connected``)
     FAILED = "failed"  # no connection came of the knock (``reason``)
     SESSION_ENDED = "session-ended"  # (``reason``)
 

@@ -32,6 +32,7 @@ _SENTENCES: dict[str, _Sentence] = {
     "knock": lambda _: "a client is knocking",
     "refused": lambda event: f"turned a client away{_reason(event)}",
     "connected": _connected,
+    "resumed": lambda event: f"session goes on, {_connected(event)}",
     "failed": lambda event: f"no connection came of it{_reason(event)}",
     "session-ended": lambda event: f"session ended{_reason(event)}",
     "agent-ended": lambda event: (

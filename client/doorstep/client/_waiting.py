@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from doorstep.protocol.errors import DeadlineExceeded
 
-__all__ = ["Opening", "limit"]
+if TYPE_CHECKING:
+    from doorstep.runtime import Session
+
+__all__ = ["Opening", "limit", "patient"]
 
 
 class Closable(Protocol):
@@ -20,6 +23,7 @@ class Closable(Protocol):
 
 
 T = TypeVar("T", bound=Closable)
+R = TypeVar("R")
 
 
 class Opening(Generic[T]):
@@ -54,3 +58,22 @@ async def limit(wait: str, seconds: float | None) -> AsyncGenerator[None, None]:
         if scope.expired() and seconds is not None:
             raise DeadlineExceeded(wait, seconds) from None
         raise
+
+
+async def patient(session: Session, wait: str, seconds: float, step: Awaitable[R]) -> R:
+    """Return what ``step`` does; time in which the session has no wire does not count towards its limit.
+
+    Raises :class:`DeadlineExceeded` naming ``wait``.
+    """
+    task = asyncio.ensure_future(step)
+    until = session.time_with_a_wire() + seconds
+    try:
+        while (left := until - session.time_with_a_wire()) > 0:
+            await asyncio.wait({task}, timeout=left)
+            if task.done():
+                return task.result()
+        raise DeadlineExceeded(wait, seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})

@@ -14,6 +14,7 @@ from doorstep.protocol.lanes import Lane
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 
 if TYPE_CHECKING:
+    from doorstep.client.keeping import Keeper
     from doorstep.runtime import Session, Stream
 
 __all__ = ["Agent"]
@@ -22,8 +23,16 @@ __all__ = ["Agent"]
 class Agent:
     """A live session with one agent. Made by :func:`doorstep.client.connect`; closed by :meth:`close`."""
 
-    def __init__(self, session: Session, *, name: str = "", timing: Timing = DEFAULT_TIMING) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        name: str = "",
+        timing: Timing = DEFAULT_TIMING,
+        keeper: Keeper | None = None,
+    ) -> None:
         self._session = session
+        self._keeper = keeper
         self._timing = timing
         self._name = name
         self.commands = Commands(session, timing)
@@ -97,6 +106,8 @@ class Agent:
     async def close(self) -> None:
         """End the session and everything that runs in it. Idempotent."""
         await self._session.close()
+        if self._keeper is not None:
+            await self._keeper.ended()
 
     async def __aenter__(self) -> Agent:
         return self

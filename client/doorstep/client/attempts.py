@@ -58,6 +58,7 @@ from doorstep.protocol.signaling import ConnectionRequest, IceServer, Message, O
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime import Role, Session
 from doorstep.runtime.tasks import TaskOwner
+from doorstep.transport.pool import Carry
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -99,11 +100,19 @@ class Connector:
         ice_servers: Sequence[IceServer] = (),
         on_state: OnState | None = None,
         trust: Trust | None = None,
+        session: Session | None = None,
+        carry: Carry | None = None,
         express: bool = True,
         open_peer: OpenPeer | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """Without ``trust`` this is a plain client: it proves nothing and believes every agent."""
+        """Without ``trust`` this is a plain client: it proves nothing and believes every agent.
+
+        ``session`` is one that shall go on over another wire, which ``carry`` takes it to (its own ``carry``
+        when there is none); without it every attempt starts a new one.
+        """
+        self._session = session
+        self._carry = carry if carry is not None or session is None else session.carry
         self._target = target
         self._trust = trust
         self._timing = timing
@@ -139,7 +148,8 @@ class Connector:
         try:
             await self._release()
         except BaseException:
-            await session.close()
+            if self._session is None:
+                await session.close()
             raise
         return session
 
@@ -213,7 +223,7 @@ class Connector:
             case SendCandidate(serial, message):
                 self._send(self._channel, message, None, serial)
             case CreateOffer(serial, servers):
-                self._peering = Peering(serial, self._new_session, self._handle)
+                self._peering = Peering(serial, self._new_session, self._handle, self._carry)
                 self._peering.create_offer(self._open_peer, self._ice_servers + (servers or ()))
             case ApplyAnswer(_, sdp, proof) if self._peering is not None:
                 trust = self._trust
@@ -313,6 +323,8 @@ class Connector:
     # The peer.
 
     def _new_session(self) -> Session:
+        if self._session is not None:
+            return self._session
         session_id = self._target.session_id or SessionId(f"anonymous-{id(self):x}")
         return Session(role=Role.CLIENT, session_id=session_id, timing=self._timing)
 

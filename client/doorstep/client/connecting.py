@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from doorstep.client._waiting import Opening
 from doorstep.client.agent import Agent
 from doorstep.client.attempts import Connector, OnState, Target
+from doorstep.client.keeping import Keeper
 from doorstep.client.known import Stranger
 from doorstep.client.login import signed_in, stored
 from doorstep.client.trust import Trust
@@ -22,6 +23,7 @@ from doorstep.protocol.timing import Timing
 from doorstep.runtime import Session
 from doorstep.transport.certificate import warm_up
 from doorstep.transport.credentials import state_dir as default_state_dir
+from doorstep.transport.pool import Carry, Opener, WirePool
 
 if TYPE_CHECKING:
     from doorstep.transport.credentials import Credentials
@@ -45,6 +47,9 @@ def connect(
     hears every state. ``state_dir`` holds our key and those of the known agents; None takes the place of the
     credentials, or DOORSTEP_STATE_DIR.
 
+    A connection that is lost later is made again by itself, from ``requesting``, while the session goes on:
+    reads and writes wait meanwhile, for at most ``Timing.keep``.
+
     Ends within ``Timing.total``. Raises :class:`NotSignedIn`, :class:`AgentNotFound`,
     :class:`AgentUnreachable` (offline or not responding, after the retries), :class:`ConnectionRefused`,
     :class:`Unauthorized`, :class:`ConnectFailed`, :class:`SignalingLost`, :class:`PeerNotTrusted`.
@@ -61,38 +66,81 @@ async def _connect(
     ice_servers: Sequence[IceServer],
     state_dir: Path | None,
 ) -> Agent:
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    session: Session | None = None
-    credentials = credentials or stored()
+    way = _Way(name_or_id, credentials or stored(), on_state, timing, tuple(ice_servers), state_dir)
     warming = asyncio.create_task(asyncio.to_thread(warm_up), name="doorstep-warm-up")  # while signing in
     try:
-        async with signed_in(credentials, timing) as backend:
-            row = await backend.find_agent(name_or_id)
-            session_id = _new_session_id()
-            trust = await Trust.open(
-                state_dir or credentials.directory or default_state_dir(),
-                Stranger(credentials.url.rstrip("/"), row.id, row.name),
-                session_id,
-                row.public_key,
-            )
-            left = max(timing.total - (loop.time() - started), timing.ping)
-            connector = Connector(
-                Target(user_id=backend.user_id, agent_id=row.id, session_id=session_id),
-                backend.signaling(),
-                timing=replace(timing, total=left),
-                ice_servers=ice_servers,
-                on_state=on_state,
-                trust=trust,
-            )
-            session = await connector.connect()
-    except BaseException:
-        if session is not None:
-            await session.close()
-        raise
+        session = await way.go(None)
     finally:
         await asyncio.wait({warming})
-    return Agent(session, name=row.name, timing=timing)
+    keeper = Keeper(session, way.again, timing)
+    keeper.start()
+    return Agent(session, name=way.name, timing=timing, keeper=keeper)
+
+
+class _Way:
+    """The way to one agent for one session: gone at first, and again whenever the session has no wire."""
+
+    def __init__(
+        self,
+        name_or_id: str,
+        credentials: Credentials,
+        on_state: OnState | None,
+        timing: Timing,
+        ice_servers: tuple[IceServer, ...],
+        state_dir: Path | None,
+    ) -> None:
+        self.name = ""
+        self._agent = name_or_id
+        self._session_id = _new_session_id()
+        self._credentials = credentials
+        self._on_state = on_state
+        self._timing = timing
+        self._ice_servers = ice_servers
+        self._state_dir = state_dir or credentials.directory or default_state_dir()
+
+    async def again(self, session: Session) -> None:
+        """Take the session over to another wire."""
+        pool = WirePool([Opener("webrtc", lambda carry: self._go(session, carry))], session.carry)
+        try:
+            await pool.open(anew=True)
+        finally:
+            await pool.close()
+
+    async def _go(self, session: Session, carry: Carry) -> None:
+        await self.go(session, carry)
+
+    async def go(self, session: Session | None, carry: Carry | None = None) -> Session:
+        """Sign in, look the agent up and connect; everything but the session is released at the end."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        result: Session | None = None
+        try:
+            async with signed_in(self._credentials, self._timing) as backend:
+                row = await backend.find_agent(self._agent)
+                self._agent, self.name = row.id, row.name
+                trust = await Trust.open(
+                    self._state_dir,
+                    Stranger(self._credentials.url.rstrip("/"), row.id, row.name),
+                    self._session_id,
+                    row.public_key,
+                )
+                left = max(self._timing.total - (loop.time() - started), self._timing.ping)
+                connector = Connector(
+                    Target(user_id=backend.user_id, agent_id=row.id, session_id=self._session_id),
+                    backend.signaling(),
+                    timing=replace(self._timing, total=left),
+                    ice_servers=self._ice_servers,
+                    on_state=self._on_state,
+                    trust=trust,
+                    session=session,
+                    carry=carry,
+                )
+                result = await connector.connect()
+        except BaseException:
+            if session is None and result is not None:
+                await result.close()
+            raise
+        return result
 
 
 def _new_session_id() -> SessionId:

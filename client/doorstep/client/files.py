@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from doorstep.client._waiting import limit
+from doorstep.client._waiting import patient
 from doorstep.client.errors import TooLarge, TransferDamaged
 from doorstep.client.local_file import PIECE, PartFile, read_pieces
 from doorstep.protocol.errors import ProtocolError, RemoteError
@@ -219,8 +219,7 @@ class Files:
             _compare(path, stream, digest.hexdigest())
 
     async def _step(self, wait: str, step: Awaitable[T]) -> T:
-        async with limit(wait, self._timing.call):
-            return await step
+        return await patient(self._session, wait, self._timing.call, step)
 
 
 def _target(local: Path, name: str) -> Path:

@@ -12,6 +12,7 @@ from doorstep.protocol.errors import DoorstepError, PeerNotTrusted
 from doorstep.protocol.signaling import Candidate, IceServer
 from doorstep.runtime import Session
 from doorstep.runtime.tasks import TaskOwner
+from doorstep.transport.pool import Carry
 
 if TYPE_CHECKING:
     from doorstep.transport.webrtc import Peer
@@ -29,10 +30,17 @@ class Peering:
     """Runs what the machine wants of a peer, in order, and tells it what came of that."""
 
     def __init__(
-        self, serial: int, make_session: Callable[[], Session], tell: Callable[[PeerEvent], None]
+        self,
+        serial: int,
+        make_session: Callable[[], Session],
+        tell: Callable[[PeerEvent], None],
+        carry: Carry | None = None,
     ) -> None:
+        """``make_session`` gives the session that the wire is for: a new one, which is started here, unless
+        ``carry`` takes it over to the wire; it is somebody else's then."""
         self._serial = serial
         self._make_session = make_session
+        self._carry = carry
         self._tell = tell
         self._peer: Peer | None = None
         self._session: Session | None = None
@@ -63,7 +71,7 @@ class Peering:
         await self._tasks.ended(1.0)
         session, self._session = self._session, None
         peer, self._peer = self._peer, None
-        if session is not None:
+        if session is not None and self._carry is None:
             await session.close()
         if peer is not None:
             await peer.close()
@@ -94,7 +102,7 @@ class Peering:
             await self._peer.apply_answer(sdp)
         wire = await self._peer.wire()
         self._session = self._make_session()
-        await self._session.start(wire)
+        await (self._carry or self._session.start)(wire)
         self._tell(WireUp(self._serial))
 
     async def _add_candidate(self, candidate: Candidate) -> None:

@@ -201,15 +201,19 @@ def admit(
     current: AnsweringState | None,
     sessions: int,
     limit: int = SESSIONS_PER_AGENT,
+    *,
+    resumes: bool = False,
 ) -> Admission:
-    """Decide about a knock; ``current`` is the state of its session's machine, ``sessions`` counts all.
+    """Decide about a knock; ``current`` is the state of its session's machine, ``sessions`` counts the others
+    or, with an anonymous knock, all.
 
     An anonymous knock takes over an anonymous attempt, but starts beside a live anonymous connection, whose
-    machine then keeps only its peer and timer.
+    machine then keeps only its peer and timer. So does a knock for a living session that ``resumes``: which
+    of the two connections carries it is settled by the session's token.
     """
     if request.agent_id != agent_id:
         return Admission.IGNORE
-    beside = request.session_id is None and current is AnsweringState.CONNECTED
+    beside = (request.session_id is None or resumes) and current is AnsweringState.CONNECTED
     if current is not None and not beside:
         return Admission.REPEAT
     return Admission.START if sessions < limit else Admission.BUSY

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import (
@@ -17,6 +17,7 @@ from doorstep.protocol.limits import (
     NAME_CHARACTERS,
     ROUTE_CHARACTERS,
     SMALLEST_FRAME,
+    STREAMS_STATED,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Pong",
     "Reply",
     "Reset",
+    "Resume",
     "Role",
     "Route",
     "Sentence",
@@ -63,6 +65,13 @@ class Role(StrEnum):
     AGENT = "agent"
 
 
+class Resume(Struct, frozen=True, gc=False):
+    """Which session goes on, and how far: stream id → position (:attr:`StreamMachine.position`)."""
+
+    token: Name
+    streams: Annotated[dict[Count, Count], Meta(max_length=STREAMS_STATED)] = {}
+
+
 class Hello(Struct, frozen=True, gc=False, rename="camel"):
     """The client's first frame on a new wire; ``client`` says who it is, for people to read."""
 
@@ -72,6 +81,7 @@ class Hello(Struct, frozen=True, gc=False, rename="camel"):
     features: Annotated[list[Name], Meta(max_length=64)] = []
     max_frame: Annotated[int, Meta(ge=SMALLEST_FRAME, lt=NUMBER_LIMIT)] = MAX_FRAME
     client: Object = {}
+    resume: Resume | UnsetType = UNSET
 
 
 class Welcome(Struct, frozen=True, gc=False, rename="camel"):
@@ -83,6 +93,7 @@ class Welcome(Struct, frozen=True, gc=False, rename="camel"):
     features: Annotated[list[Name], Meta(max_length=64)] = []
     max_frame: Annotated[int, Meta(ge=SMALLEST_FRAME, lt=NUMBER_LIMIT)] = MAX_FRAME
     agent: Object = {}
+    resume: Resume | UnsetType = UNSET
 
 
 class Open(Struct, frozen=True, gc=False):
@@ -129,7 +140,7 @@ class Fin(Struct, frozen=True, gc=False):
 
 
 class Reset(Struct, frozen=True, gc=False):
-    """The stream ended in error; a direction that already ended whole stays whole."""
+    """The stream ended in error; what already ended whole stays whole. Stream 0 is the session."""
 
     stream_id: int
     code: str

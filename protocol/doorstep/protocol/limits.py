@@ -14,6 +14,10 @@ SMALLEST_FRAME = 1 * KIB
 DATA_CHUNK = 16 * KIB
 """Bytes in one DATA frame: small enough that a keystroke never waits behind a big message."""
 STREAMS_PER_SESSION = 256
+STREAMS_KEPT = 4 * STREAMS_PER_SESSION
+"""Streams of one session that are open, or ended without the peer having acknowledged it."""
+STREAMS_STATED = 2 * STREAMS_KEPT
+"""Positions in one greeting: of the streams that either side opened."""
 TERMINAL_WINDOW = 256 * KIB
 """Unacknowledged bytes of an interactive stream."""
 BULK_WINDOW = 4 * MIB
@@ -26,6 +30,8 @@ JSON_BYTES = 64 * KIB
 """Largest JSON body in a frame."""
 CALLS_IN_FLIGHT = 256
 """Unanswered calls of one session, each way."""
+TOKEN_BYTES = 32
+"""Random bytes of the token that a session is resumed with."""
 REPLIES_KEPT = 1024
 """Replies kept for repeated calls; the oldest is forgotten first."""
 REPLIES_BYTES = 4 * MIB

@@ -3,6 +3,13 @@
 Both directions are byte streams with offsets from 0. What may be sent is bounded by the peer's window, what
 can be received by our own; a window moves on when the reader has *consumed* half of it, so unread bytes never
 exceed one window. Frames go out in the order of the calls that return them.
+
+Of a session that can resume (``replay``) a machine also keeps what the peer has not acknowledged: the frame
+that opened it, the bytes from ``acked`` on (never more than the peer's window), FIN and RESET. On another
+wire :meth:`StreamMachine.resume` takes them back and :meth:`StreamMachine.pull` gives them out, in order.
+
+The peer acknowledges by *positions* (wire.md §7): the bytes it has received without a gap, one more once it
+has our FIN, and :data:`ENDED` once both directions have ended or the stream was reset.
 """
 
 from __future__ import annotations
@@ -13,9 +20,12 @@ from types import MappingProxyType
 from typing import Any
 
 from doorstep.protocol.errors import ProtocolError, RemoteError, StreamClosed
-from doorstep.protocol.frames import Accept, Data, Fin, Reset, Window
+from doorstep.protocol.frames import NUMBER_LIMIT, Accept, Data, Fin, Open, Reset, Window
 
-__all__ = ["TRANSITIONS", "StreamEvent", "StreamMachine", "StreamState"]
+__all__ = ["ENDED", "TRANSITIONS", "StreamEvent", "StreamMachine", "StreamState"]
+
+ENDED = NUMBER_LIMIT - 1
+"""The position of one who needs nothing further of this stream."""
 
 
 class StreamState(StrEnum):
@@ -68,12 +78,24 @@ class StreamMachine:
     """
 
     __slots__ = (
+        "_end_acked",
+        "_fin",
+        "_fin_acked",
+        "_fin_due",
+        "_kept",
+        "_resent",
+        "_reset",
+        "_reset_due",
         "_state",
+        "acked",
         "allowed",
         "consumed",
+        "first",
+        "first_due",
         "granted",
         "opener",
         "received",
+        "replay",
         "reset_by_peer",
         "sent",
         "stream_id",
@@ -81,12 +103,15 @@ class StreamMachine:
         "window",
     )
 
-    def __init__(self, stream_id: int, *, opener: bool, window: int = 0, peer_window: int = 0) -> None:
+    def __init__(
+        self, stream_id: int, *, opener: bool, window: int = 0, peer_window: int = 0, replay: bool = False
+    ) -> None:
         """``window`` is our own: what the opener puts into OPEN, 0 for the acceptor until :meth:`accept`.
         ``peer_window`` is what OPEN carried, 0 for the opener until ACCEPT."""
         self._state = StreamState.OPENING
         self.stream_id = stream_id
         self.opener = opener
+        self.replay = replay
         self.window = window
         self.sent = 0
         """Bytes we have sent."""
@@ -101,6 +126,18 @@ class StreamMachine:
         self.trailer: dict[str, Any] | None = None
         """What the peer's FIN carried; ``None`` until then."""
         self.reset_by_peer: Reset | None = None
+        self.first: Open | Accept | None = None
+        """The frame that began our side, while the peer may not have it; an opener sets it."""
+        self.acked = 0
+        """Bytes the peer has acknowledged; those from here to ``sent`` are kept."""
+        self._kept = bytearray()
+        self._resent = 0  # what the present wire has been given; below ``sent`` only after resume()
+        self._fin: Fin | None = None
+        self._reset: Reset | None = None
+        self._fin_acked = self._end_acked = False
+        self.first_due = False
+        """That frame is to be sent again."""
+        self._fin_due = self._reset_due = False
 
     @property
     def state(self) -> StreamState:
@@ -117,6 +154,24 @@ class StreamMachine:
         return self.trailer is not None
 
     @property
+    def settled(self) -> bool:
+        """It has ended, and the peer knows: the machine can be forgotten."""
+        if not self.replay:
+            return self.ended
+        return self.ended and (self._end_acked or (self._fin_acked and self._state is StreamState.FINISHED))
+
+    @property
+    def position(self) -> int:
+        """What we acknowledge of the peer's direction."""
+        return ENDED if self.ended else self.received + self.whole
+
+    @property
+    def behind(self) -> bool:
+        """There is something to :meth:`pull` before anything new may be sent."""
+        lost = self.first_due or self._resent < self.sent or self._fin_due or self._reset_due
+        return self.replay and lost
+
+    @property
     def credit(self) -> int:
         """How many bytes may be sent now."""
         return self.allowed - self.sent if self._state in _SENDING else 0
@@ -128,7 +183,10 @@ class StreamMachine:
         self.check_acceptable()
         self._move(StreamEvent.ACCEPT)
         self.window = self.granted = window
-        return Accept(self.stream_id, result, window)
+        frame = Accept(self.stream_id, result, window)
+        if self.replay:
+            self.first = frame
+        return frame
 
     def send(self, payload: bytes) -> Data:
         """Send bytes, at most :attr:`credit` of them."""
@@ -138,21 +196,34 @@ class StreamMachine:
         end = offset + len(payload)
         if end > self.allowed:
             raise StreamClosed("more bytes than the peer's window allows")
+        if self.replay:
+            if self.behind:
+                raise StreamClosed("what the last wire lost goes first")
+            self._kept += payload
+            self._resent = end
         self.sent = end
         return Data(self.stream_id, offset, payload)
 
-    def finish(self, trailer: dict[str, Any]) -> Fin:
-        """End our direction whole."""
+    def finish(self, trailer: dict[str, Any]) -> Fin | None:
+        """End our direction whole; ``None`` when :meth:`pull` will give the frame in its turn."""
         self.check_writable()
         self._move(StreamEvent.SEND_FIN)
-        return Fin(self.stream_id, self.sent, trailer)
+        frame = Fin(self.stream_id, self.sent, trailer)
+        if self.replay:
+            self._fin, self._fin_due = frame, self.behind
+        return None if self._fin_due else frame
 
     def reset(self, code: str, message: str) -> Reset | None:
-        """End what has not ended yet; ``None`` when there is nothing left to end."""
+        """End what has not ended yet; ``None`` when nothing is left to end or :meth:`pull` will give it."""
         if self.ended:
             return None
         self._move(StreamEvent.RESET)
-        return Reset(self.stream_id, code, message)
+        frame = Reset(self.stream_id, code, message)
+        if self.replay:
+            if self._fin is None:  # a direction that ended whole stays whole, any other ends here
+                self._drop(self.sent)
+            self._reset, self._reset_due = frame, self.behind
+        return None if self._reset_due else frame
 
     def consume(self, count: int) -> Window | None:
         """Note that the reader took ``count`` bytes; the WINDOW frame when one is due."""
@@ -165,15 +236,75 @@ class StreamMachine:
         self.granted = limit
         return Window(self.stream_id, self.received, limit)
 
+    def acknowledge(self) -> Window:
+        """The WINDOW frame that states our position: due after FIN, RESET and a change of wires."""
+        position = self.position
+        return Window(self.stream_id, position, max(self.granted, position))
+
+    # --- on another wire ---
+
+    def resume(self, position: int | None = None) -> None:
+        """Everything the peer may not have is to be sent again; ``position`` is what it said it has."""
+        if position is not None:
+            self._check_position(position)
+            self._acknowledged(position)
+        heard = not self.opener and (self.received or self.acked or self.whole)  # it must have our ACCEPT
+        self.first_due = self.first is not None and not heard
+        self._resent = self.acked
+        self._fin_due = self._fin is not None and not self._fin_acked
+        self._reset_due = self._reset is not None and not self._end_acked
+
+    def pull(self, most: int) -> Open | Accept | Data | Fin | Reset | None:
+        """The next frame to send again, with at most ``most`` bytes; ``None`` when we are not behind."""
+        if self.first_due:
+            self.first_due = False
+            return self.first
+        if self._resent < self.sent:
+            start = self._resent
+            self._resent = min(start + most, self.sent)
+            return Data(
+                self.stream_id, start, bytes(self._kept[start - self.acked : self._resent - self.acked])
+            )
+        if self._fin_due:
+            self._fin_due = False
+            return self._fin
+        if self._reset_due:
+            self._reset_due = False
+            return self._reset
+        return None
+
+    def _acknowledged(self, position: int) -> None:
+        if position == ENDED:
+            self._end_acked = True
+        if position > self.sent:
+            self._fin_acked, self._fin_due = self._fin is not None, False
+        self._drop(min(position, self.sent))
+        if self._end_acked:
+            self.first = None
+            self.first_due = self._fin_due = self._reset_due = False
+
+    def _drop(self, until: int) -> None:
+        """Keep only the bytes from ``until`` on."""
+        if until > self.acked:
+            del self._kept[: until - self.acked]
+            self.acked = until
+            self._resent = max(self._resent, until)
+
+    def _check_position(self, position: int) -> None:
+        most = self.sent + (self._fin is not None)
+        if position > most and not (self.replay and position == ENDED):
+            raise ProtocolError(f"stream {self.stream_id}: WINDOW for bytes that were not sent")
+
     # --- what the peer sent ---
 
     def receive_accept(self, frame: Accept) -> None:
-        if self._state is StreamState.RESET:
+        if self._state is StreamState.RESET or self._accepted_before:
             return
         if not self.opener or self._state is not StreamState.OPENING:
             raise ProtocolError(f"stream {self.stream_id}: ACCEPT for a stream that is not being opened")
         self._move(StreamEvent.ACCEPT)
         self.allowed = frame.window
+        self.first = None
 
     def receive_data(self, frame: Data) -> bytes:
         """Return the bytes that are new, without those a repeat brings again."""
@@ -193,12 +324,15 @@ class StreamMachine:
         return payload if offset == received else payload[received - offset :]
 
     def receive_window(self, frame: Window) -> None:
-        """Widen our credit; a limit below the present one is an old frame."""
-        if self._state is StreamState.RESET:
-            return
-        if self._state is StreamState.OPENING or frame.received > self.sent or frame.received > frame.limit:
-            raise ProtocolError(f"stream {self.stream_id}: WINDOW for bytes that were not sent")
-        self.allowed = max(self.allowed, frame.limit)
+        """Widen our credit and forget what is acknowledged; what is below the present is an old frame."""
+        if self._state is not StreamState.RESET:
+            if self._state is StreamState.OPENING or frame.received > frame.limit:
+                raise ProtocolError(f"stream {self.stream_id}: WINDOW for bytes that were not sent")
+            self._check_position(frame.received)
+        if self.replay:
+            self._acknowledged(frame.received)
+        if frame.received != ENDED:
+            self.allowed = max(self.allowed, frame.limit)
 
     def receive_fin(self, frame: Fin) -> None:
         """Note that the peer's direction ended whole; a repeat changes nothing."""
@@ -213,10 +347,15 @@ class StreamMachine:
         self.trailer = frame.trailer
 
     def receive_reset(self, frame: Reset) -> None:
-        """End what has not ended yet."""
+        """End what has not ended yet; the peer needs nothing more of us."""
         if not self.ended:
             self._move(StreamEvent.RESET)
             self.reset_by_peer = frame
+        self._acknowledged(ENDED)
+
+    @property
+    def _accepted_before(self) -> bool:
+        return self.replay and self.opener and self._state is not StreamState.OPENING
 
     # --- the one setter, and the checks ---
 

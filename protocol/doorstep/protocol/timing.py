@@ -54,13 +54,15 @@ class Timing:
     ping: float = 1.0
     """A wire idle for this long carries a PING."""
     silence: float = 3.0
-    """Nothing received for this long: the session reports the wire as stalled."""
+    """Nothing received for this long: the wire of a session that can resume is lost; any other is stalled."""
     give_up: float = 15.0
-    """Nothing received for this long: the wire is lost."""
+    """Nothing received for this long: the wire of a session that cannot resume is lost, and it with it."""
     relay_open: float = 5.0
     """From the start of a relay's socket to its word that it waits; and again for the sealed handshake."""
     relay_wait: float = 20.0
     """From joining the relay to the other side being there. A knock and a ready are in between."""
+    keep: float = 300.0
+    """A session is kept this long without a wire; then it ends."""
     call: float = 30.0
     """Default deadline of a CALL."""
     repeat: float = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,9 @@ logger = logging.getLogger("doorstep.runtime")
 _REPLY_COST = 256
 """What a kept reply costs beside its payload, roughly."""
 _LONGEST_CALL_MS = (1 << 31) - 1
+_SMALL_REPLY = 1024
+"""Bytes; so many replies of this size fit, see limits.py."""
+_LOST = "the call has run, but its reply was too large to be kept for a repeat"
 
 
 class OutgoingCalls:
@@ -36,6 +39,7 @@ class OutgoingCalls:
     def __init__(self, outbound: Outbound) -> None:
         self._outbound = outbound
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._sent: dict[str, Call] = {}
         self._slots = asyncio.Semaphore(CALLS_IN_FLIGHT)
         self._count = 0
 
@@ -65,10 +69,20 @@ class OutgoingCalls:
         self._waiting[request_id] = future
         timeout_ms = max(1, min(round(limit * 1000), _LONGEST_CALL_MS))
         try:
-            await self._outbound.send_in_turn(Lane.CONTROL, Call(request_id, route, timeout_ms, payload))
+            frame = Call(request_id, route, timeout_ms, payload)
+            await self._outbound.send_in_turn(Lane.CONTROL, frame)
+            self._sent[request_id] = frame
             return await future
         finally:
             self._waiting.pop(request_id, None)
+            self._sent.pop(request_id, None)
+
+    async def repeat(self) -> None:
+        """Send again, over another wire, what has no reply; the peer runs a requestId once."""
+        with suppress(SessionClosed):
+            for request_id, frame in list(self._sent.items()):
+                if request_id in self._sent:
+                    await self._outbound.send_in_turn(Lane.CONTROL, frame)
 
     def tell(self, route: str, params: Mapping[str, Any]) -> None:
         check_route(route)
@@ -88,7 +102,11 @@ class OutgoingCalls:
 
 
 class ReplyCache:
-    """Replies to repeat: for ``keep`` seconds, bounded in number and bytes, the oldest forgotten first."""
+    """Replies to repeat: for ``keep`` seconds, bounded in number and bytes, the oldest forgotten first.
+
+    A reply that no longer fits leaves a small one that says so: a call never runs twice for lack of room, for
+    there are more places than calls in flight.
+    """
 
     def __init__(self, keep: float) -> None:
         self._keep = keep
@@ -113,11 +131,21 @@ class ReplyCache:
     def _forget(self, now: float) -> None:
         while self._replies:
             kept, reply = next(iter(self._replies.values()))
-            fits = len(self._replies) <= REPLIES_KEPT and self.bytes <= REPLIES_BYTES
-            if fits and now < kept + self._keep:
-                return
+            if len(self._replies) <= REPLIES_KEPT and now < kept + self._keep:
+                break
             del self._replies[reply.request_id]
             self.bytes -= _cost(reply)
+        if self.bytes > REPLIES_BYTES:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Keep of large replies, the oldest first, only that they were given."""
+        for request_id, (kept, reply) in list(self._replies.items()):
+            if self.bytes <= REPLIES_BYTES:
+                return
+            if len(reply.payload) > _SMALL_REPLY:
+                self.bytes -= len(reply.payload)
+                self._replies[request_id] = (kept, _refusal(request_id, "internal", _LOST))
 
 
 def _cost(reply: Reply) -> int:
@@ -128,8 +156,16 @@ class IncomingCalls:
     """The peer's calls: at most :data:`CALLS_IN_FLIGHT` at work, each requestId once."""
 
     def __init__(
-        self, session: Session, outbound: Outbound, router: Router, tasks: TaskOwner, keep: float
+        self,
+        session: Session,
+        outbound: Outbound,
+        router: Router,
+        tasks: TaskOwner,
+        keep: float,
+        clock: Callable[[], float],
     ) -> None:
+        """``clock`` stands still without a wire: a reply that was lost can then be asked for again."""
+        self._clock = clock
         self._session = session
         self._outbound = outbound
         self._router = router
@@ -142,8 +178,7 @@ class IncomingCalls:
         """Run the call in a task of its own; a repeat gets the first one's reply."""
         if frame.request_id in self._running:
             return  # the reply comes when it is done
-        now = asyncio.get_running_loop().time()
-        reply = self._replies.get(frame.request_id, now)
+        reply = self._replies.get(frame.request_id, self._clock())
         if reply is None and self._at_work >= CALLS_IN_FLIGHT:
             reply = Reply(frame.request_id, b"", CallError("busy", "too many calls at once"))
         if reply is not None:
@@ -178,7 +213,7 @@ class IncomingCalls:
             reply = _refusal(frame.request_id, "cancelled", "the handler was cancelled")
         with suppress(SessionClosed):
             await self._outbound.send_in_turn(Lane.CONTROL, reply)
-            self._replies.put(reply, asyncio.get_running_loop().time())
+            self._replies.put(reply, self._clock())
 
     async def _answer(self, frame: Call) -> Reply:
         seconds = frame.timeout_ms / 1000

@@ -1,4 +1,8 @@
-"""Runtime, layer 2: the gate out: every frame of a session leaves here, bulk writers in turn."""
+"""Runtime, layer 2: the gate out: every frame of a session leaves here, bulk writers in turn.
+
+While a session has no wire, what is sent is dropped and writers wait: streams and calls know what the peer
+may not have, and send it again over the next wire.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,10 @@ class LaneGate:
     writers of one lane alternate chunk by chunk, and a bulk lane stands back behind the lanes above it.
     """
 
-    __slots__ = ("_lane", "_lock", "_watched", "_wire")
+    __slots__ = ("_lane", "_lock", "_outbound", "_watched")
 
-    def __init__(self, wire: Wire, lane: Lane) -> None:
-        self._wire = wire
+    def __init__(self, outbound: Outbound, lane: Lane) -> None:
+        self._outbound = outbound
         self._lane = lane
         lanes = tuple(Lane)
         self._watched = lanes[lanes.index(lane) :: -1]
@@ -34,10 +38,7 @@ class LaneGate:
     async def __aenter__(self) -> None:
         await self._lock.acquire()
         try:
-            for lane in self._watched:
-                if self._wire.buffered(lane) >= LANE_HIGH_WATER:
-                    await self._wire.drained(self._lane)
-                    break
+            await self._outbound.room(self._lane, self._watched)
         except BaseException:
             self._lock.release()
             raise
@@ -51,44 +52,91 @@ class LaneGate:
 class Outbound:
     """A session's way out, over the wire it has."""
 
-    def __init__(self, wire: Wire, lost: Callable[[WireClosed], None]) -> None:
-        self._wire = wire
+    def __init__(self, lost: Callable[[Wire, WireClosed], None]) -> None:
+        """``lost`` hears that a wire is gone; it may call :meth:`use` or :meth:`end`."""
         self._lost = lost
+        self._wire: Wire | None = None
         self._ended: str | None = None
-        self.gates = {lane: LaneGate(wire, lane) for lane in Lane}
+        self._present = asyncio.Event()  # there is a wire, or there never will be one
+        self._drains: set[asyncio.Task[None]] = set()
+        self.gates = {lane: LaneGate(self, lane) for lane in Lane}
         self.chunk = DATA_CHUNK
         self.frames = 0
         self.bytes = 0
 
-    def limit_frames(self, max_frame: int) -> None:
-        """Heed the smaller of both sides' ``maxFrame``."""
-        self.chunk = min(DATA_CHUNK, max_frame - HEADER_BYTES, self._wire.max_frame - HEADER_BYTES)
+    def use(self, wire: Wire | None, max_frame: int = 0) -> None:
+        """Send over ``wire`` from now on, in frames that both sides take; None: over none."""
+        self._wire = wire
+        for drain in self._drains:
+            drain.cancel()  # who waits for room on the last wire looks at this one
+        if wire is None:
+            self._present.clear()
+        else:
+            self.chunk = min(DATA_CHUNK, max_frame - HEADER_BYTES, wire.max_frame - HEADER_BYTES)
+            self._present.set()
 
     def send(self, lane: Lane, frame: Frame) -> None:
-        """Queue a frame; raise :class:`SessionClosed` when the session has ended or the wire is gone."""
+        """Queue a frame, or drop it without a wire; raise :class:`SessionClosed` when all has ended."""
         if self._ended is not None:
             raise SessionClosed(self._ended)
+        wire = self._wire
+        if wire is None:
+            return
         try:
-            if self._wire.buffered(lane) > LANE_LIMIT:
+            if wire.buffered(lane) > LANE_LIMIT:
                 raise WireClosed(f"the peer does not read: {LANE_LIMIT} bytes wait on lane {lane}")
-            self._wire.send(lane, frame)
+            wire.send(lane, frame)
         except WireClosed as error:
-            raise self.lost(error) from error
+            self._lost(wire, error)
+            if self._ended is not None:
+                raise SessionClosed(self._ended) from error
+            return
         self.frames += 1
 
     async def send_in_turn(self, lane: Lane, frame: Frame) -> None:
-        """:meth:`send` once the lane has room: for frames of which there may be many."""
-        try:
-            async with self.gates[lane]:
-                self.send(lane, frame)
-        except WireClosed as error:
-            raise self.lost(error) from error
+        """:meth:`send` once there is a wire and the lane has room: for frames of which there may be many."""
+        async with self.gates[lane]:
+            self.send(lane, frame)
 
-    def lost(self, error: WireClosed) -> SessionClosed:
-        """Report that the wire is gone; return what to raise."""
-        self._lost(error)
-        return SessionClosed(self._ended or str(error))
+    async def present(self) -> Wire:
+        """Wait for a wire; raise :class:`SessionClosed` when there will be none."""
+        while self._ended is None:
+            await self._present.wait()
+            if self._wire is not None:
+                return self._wire
+        raise SessionClosed(self._ended)
+
+    async def room(self, lane: Lane, watched: tuple[Lane, ...]) -> None:
+        """Wait for a wire on which none of the ``watched`` lanes is full."""
+        while True:
+            wire = self._wire
+            if wire is None or self._ended is not None:
+                wire = await self.present()
+            if all(wire.buffered(one) < LANE_HIGH_WATER for one in watched):
+                return
+            if await self._drained(wire, lane):
+                return
+
+    async def _drained(self, wire: Wire, lane: Lane) -> bool:
+        """Wait for the lane to drain, at most until the wire is another one; False: look again."""
+        drain = asyncio.ensure_future(wire.drained(lane))
+        self._drains.add(drain)
+        try:
+            await asyncio.wait({drain})
+            if drain.cancelled():
+                return False
+            drain.result()
+        except WireClosed as error:
+            self._lost(wire, error)
+            return False
+        finally:
+            drain.cancel()
+            self._drains.discard(drain)
+        return self._wire is wire
 
     def end(self, reason: str) -> None:
         """Refuse every further frame."""
         self._ended = reason
+        self._present.set()
+        for drain in self._drains:
+            drain.cancel()

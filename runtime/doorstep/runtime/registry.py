@@ -11,6 +11,7 @@ from doorstep.protocol.errors import (
     DeadlineExceeded,
     InvalidInput,
     ProtocolError,
+    SessionClosed,
 )
 from doorstep.protocol.frames import Accept, Data, Fin, Open, Reset, Role, Window
 from doorstep.protocol.lanes import Lane
@@ -18,10 +19,12 @@ from doorstep.protocol.limits import (
     BULK_WINDOW,
     SESSION_WINDOWS,
     SMALLEST_WINDOW,
+    STREAMS_KEPT,
     STREAMS_PER_SESSION,
+    STREAMS_STATED,
     TERMINAL_WINDOW,
 )
-from doorstep.protocol.stream import StreamMachine, StreamState
+from doorstep.protocol.stream import ENDED, StreamMachine, StreamState
 from doorstep.runtime.outbound import Outbound
 from doorstep.runtime.params import check_name, to_object
 from doorstep.runtime.services import Router, ServiceError, StreamHandler, StreamRequest
@@ -60,10 +63,14 @@ class StreamRegistry:
         self._streams: dict[int, Stream] = {}
         self._served = 0  # stream handlers at work
         self._windows = 0  # bytes granted to streams that may hold unread bytes
+        self._replays: list[asyncio.Task[None]] = []
+        self.resumable = False
+        """Streams keep what the peer has not acknowledged; known before the first of them."""
         self.received_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._streams)
+        """Streams that go on; others are only kept until the peer knows of their end."""
+        return sum(not stream.ended for stream in self._streams.values())
 
     # --- streams we open ---
 
@@ -80,20 +87,34 @@ class StreamRegistry:
         check_name("service", service)
         check_name("method", method)
         body = to_object("params", params)
-        stream_id = self._next_id
-        self._next_id += 2
-        granted = self._grant(lane, window)
-        stream = self._add(StreamMachine(stream_id, opener=True, window=granted), lane, body)
-        self._outbound.send(lane, Open(stream_id, service, method, body, lane, granted))
+        stream: Stream | None = None
         try:
             async with asyncio.timeout(limit):
+                await self._outbound.present()
+                stream = self._ask(service, method, body, lane, window)
                 await stream.opened()
         except TimeoutError:
-            stream.abort("timeout", "the stream was not accepted in time")
+            if stream is not None:
+                stream.abort("timeout", "the stream was not accepted in time")
             raise DeadlineExceeded(f"open {service}.{method}", limit) from None
         except asyncio.CancelledError:
-            stream.abort("cancelled", "the opener gave up")
+            if stream is not None:
+                stream.abort("cancelled", "the opener gave up")
             raise
+        return stream
+
+    def _ask(
+        self, service: str, method: str, params: dict[str, Any], lane: Lane, window: int | None
+    ) -> Stream:
+        granted = self._grant(lane, window)
+        stream_id = self._next_id
+        self._next_id += 2
+        machine = StreamMachine(stream_id, opener=True, window=granted, replay=self.resumable)
+        frame = Open(stream_id, service, method, params, lane, granted)
+        if self.resumable:
+            machine.first = frame
+        stream = self._add(machine, lane, params)
+        self._outbound.send(lane, frame)
         return stream
 
     def _add(self, machine: StreamMachine, lane: Lane, params: dict[str, Any]) -> Stream:
@@ -130,6 +151,38 @@ class StreamRegistry:
         for stream in streams.values():
             stream.end(reason)
 
+    # --- another wire (wire.md §7) ---
+
+    def positions(self) -> dict[int, int]:
+        """What we have of every stream; one that is not named is sent again from what we acknowledged."""
+        newest = sorted(self._streams)[-STREAMS_STATED:]
+        return {stream_id: self._streams[stream_id].position for stream_id in newest}
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes kept for another wire."""
+        return sum(stream.unacknowledged for stream in self._streams.values())
+
+    def resume(self, positions: Mapping[int, int]) -> None:
+        """Send again, over the wire there is now, what the peer does not have. Raises ProtocolError."""
+        for replay in self._replays:
+            replay.cancel()
+        behind: dict[Lane, list[Stream]] = {}
+        for stream_id in sorted(self._streams):
+            stream = self._streams[stream_id]
+            if stream.resume(positions.get(stream_id)):
+                behind.setdefault(stream.lane, []).append(stream)
+        self._replays = [
+            self._tasks.spawn(self._replay(streams), f"replay on {lane}") for lane, streams in behind.items()
+        ]
+
+    async def _replay(self, streams: list[Stream]) -> None:
+        try:
+            for stream in streams:
+                await stream.replay()
+        except SessionClosed:
+            return
+
     # --- frames that came ---
 
     def receive_data(self, lane: Lane, frame: Data) -> None:
@@ -145,10 +198,19 @@ class StreamRegistry:
     def receive_fin(self, lane: Lane, frame: Fin) -> None:
         if stream := self._find(frame.stream_id, lane):
             stream.receive_fin(frame)
+        else:
+            self._acknowledge_late(frame.stream_id)
 
     def receive_reset(self, lane: Lane, frame: Reset) -> None:
         if stream := self._find(frame.stream_id, lane):
             stream.receive_reset(frame)
+        else:
+            self._acknowledge_late(frame.stream_id)
+
+    def _acknowledge_late(self, stream_id: int) -> None:
+        """Our acknowledgement was lost with a wire, the stream is forgotten: the peer shall forget too."""
+        if self.resumable:
+            self._outbound.send(Lane.CONTROL, Window(stream_id, ENDED, ENDED))
 
     def receive_window(self, lane: Lane, frame: Window) -> None:
         if lane is not Lane.CONTROL:
@@ -177,6 +239,8 @@ class StreamRegistry:
     # --- streams the peer opens ---
 
     def receive_open(self, lane: Lane, frame: Open) -> None:
+        if self._is_repeat(lane, frame):
+            return
         self._check_open(lane, frame)
         self._seen[lane] = frame.stream_id
         try:
@@ -184,9 +248,18 @@ class StreamRegistry:
                 raise ServiceError("busy", f"no more than {STREAMS_PER_SESSION} streams at once")
             handler = self._router.stream(frame.service, frame.method)
         except ServiceError as error:
-            self._outbound.send(lane, Reset(frame.stream_id, error.code, error.message))
+            machine = self._machine_for(frame)
+            self._add(machine, lane, frame.params).abort(error.code, error.message)
             return
         self._serve(lane, frame, handler)
+
+    def _machine_for(self, frame: Open) -> StreamMachine:
+        return StreamMachine(frame.stream_id, opener=False, peer_window=frame.window, replay=self.resumable)
+
+    def _is_repeat(self, lane: Lane, frame: Open) -> bool:
+        """It came before, over another wire."""
+        ours = frame.stream_id % 2 == self._next_id % 2
+        return self.resumable and not ours and frame.lane is lane and 0 < frame.stream_id <= self._seen[lane]
 
     def _check_open(self, lane: Lane, frame: Open) -> None:
         if frame.lane is not lane:
@@ -195,10 +268,11 @@ class StreamRegistry:
             raise ProtocolError(f"stream id {frame.stream_id} is not the peer's to open")
         if frame.stream_id <= self._seen[lane] or frame.stream_id in self._streams:
             raise ProtocolError(f"stream id {frame.stream_id} was opened before")
+        if len(self._streams) >= STREAMS_KEPT:
+            raise ProtocolError(f"{STREAMS_KEPT} streams whose end it does not acknowledge")
 
     def _serve(self, lane: Lane, frame: Open, handler: StreamHandler) -> None:
-        machine = StreamMachine(frame.stream_id, opener=False, peer_window=frame.window)
-        stream = self._add(machine, lane, frame.params)
+        stream = self._add(self._machine_for(frame), lane, frame.params)
 
         def accept(result: Mapping[str, Any], window: int | None) -> Stream:
             stream.accept(result, lambda: self._grant(lane, window))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from doorstep.protocol.errors import SessionClosed, StreamClosed, WireClosed
+from doorstep.protocol.errors import SessionClosed, StreamClosed
 from doorstep.protocol.frames import Accept, Data, Fin, Reset, Window
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import DATA_CHUNK
@@ -39,8 +39,8 @@ class Stream:
         settled: Callable[[Stream], None],
         released: Callable[[int], None],
     ) -> None:
-        """``settled`` is called when both directions have ended, ``released`` with the window once nothing
-        unread is kept any more; each once."""
+        """``settled`` is called when both directions have ended and the peer knows, ``released`` with the
+        window once nothing unread is kept any more; each once."""
         self.session = session
         self.id = machine.stream_id
         self.lane = lane
@@ -67,6 +67,11 @@ class Stream:
     @property
     def state(self) -> StreamState:
         return self._machine.state
+
+    @property
+    def ended(self) -> bool:
+        """Both directions have ended."""
+        return self._machine.ended
 
     @property
     def trailer(self) -> dict[str, Any] | None:
@@ -97,16 +102,16 @@ class Stream:
             while position < size:
                 if not self._machine.credit:
                     await self._credit()
-                try:
-                    async with self._gate:
-                        position += self._send(data, position)
-                except WireClosed as error:
-                    raise self._outbound.lost(error) from error
+                async with self._gate:
+                    position += self._send(data, position)
 
     def _send(self, data: bytes, position: int) -> int:
         """Send one chunk from ``position``; return how many bytes it had. Credit only shrinks by a reset."""
         machine, outbound = self._machine, self._outbound
         self._check_writable()
+        if machine.behind:
+            self._send_again()
+            return 0
         count = min(machine.credit, len(data) - position, outbound.chunk)
         chunk = data if count == len(data) else data[position : position + count]
         outbound.send(self.lane, machine.send(bytes(chunk)))
@@ -138,7 +143,9 @@ class Stream:
             if self._machine.state in (StreamState.LOCAL_FINISHED, StreamState.FINISHED):
                 return
             self._check_writable()
-            self._outbound.send(self.lane, self._machine.finish(body))
+            frame = self._machine.finish(body)
+            if frame is not None:
+                self._outbound.send(self.lane, frame)
             self._settle()
 
     async def reset(self, code: str, message: str) -> None:
@@ -263,20 +270,64 @@ class Stream:
     def receive_window(self, frame: Window) -> None:
         self._machine.receive_window(frame)
         _wake(self._writer)
+        self._settle()
 
     def receive_fin(self, frame: Fin) -> None:
         self._machine.receive_fin(frame)
+        self._acknowledge()
         _wake(self._reader)
         self._settle()
 
     def receive_reset(self, frame: Reset) -> None:
         self._machine.receive_reset(frame)
+        self._acknowledge()
         if not self._machine.whole:
             self._drop_unread()
         self._wake_all()
         self._settle()
         if self.on_reset is not None:
             self.on_reset()
+
+    def _acknowledge(self) -> None:
+        if self._machine.replay:
+            self._outbound.send(Lane.CONTROL, self._machine.acknowledge())
+
+    # --- another wire (wire.md §7) ---
+
+    @property
+    def position(self) -> int:
+        """What we tell the peer that we have."""
+        return self._machine.position
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes kept for another wire."""
+        return self._machine.sent - self._machine.acked
+
+    def resume(self, position: int | None) -> bool:
+        """Take back what the peer may not have; return whether anything is to be sent again in turn.
+
+        OPEN goes at once: those of later streams must not overtake it.
+        """
+        machine = self._machine
+        machine.resume(position)
+        if machine.opener and machine.state in (StreamState.OPENING, StreamState.RESET) and machine.behind:
+            self._send_again()
+        if machine.state not in (StreamState.OPENING, StreamState.RESET) and not machine.first_due:
+            self._outbound.send(Lane.CONTROL, machine.acknowledge())
+        self._settle()
+        return machine.behind
+
+    async def replay(self) -> None:
+        """Send again what is due, chunk by chunk, in turn with others. Raises :class:`SessionClosed`."""
+        while self._machine.behind:
+            async with self._gate:
+                self._send_again()
+
+    def _send_again(self) -> None:
+        frame = self._machine.pull(self._outbound.chunk)
+        if frame is not None:
+            self._outbound.send(self.lane, frame)
 
     def end(self, reason: str) -> None:
         """The session has ended: every wait raises, what arrived can still be read."""
@@ -295,11 +346,12 @@ class Stream:
         self._head = 0
 
     def _settle(self) -> None:
-        if self._machine.ended and self._settled is not None:
-            settled, self._settled = self._settled, None
-            settled(self)
+        if self._machine.ended:
             self._wake_all()
             self._release()
+        if self._machine.settled and self._settled is not None:
+            settled, self._settled = self._settled, None
+            settled(self)
 
     def _release(self) -> None:
         if self._machine.ended and not self._chunks and self._released is not None:

@@ -32,15 +32,20 @@ async def session_pair(
     timing: Timing = DEFAULT_TIMING,
     rate: float | None = None,
     session_id: str = "session-pair",
+    resume: bool = True,
 ) -> AsyncGenerator[SessionPair, None]:
     """Yield two open sessions, the agent's with ``services``; close both on the way out.
+
+    Without ``resume`` they end with their wires.
 
     ``rate`` is that of :func:`~doorstep.transport.local.local_pair`.
     """
     client_wire, agent_wire = local_pair(rate=rate)
     own = SessionId(session_id)
-    client = Session(role=Role.CLIENT, session_id=own, services=_named(client_services), timing=timing)
-    agent = Session(role=Role.AGENT, session_id=own, services=_named(services), timing=timing)
+    client = Session(
+        role=Role.CLIENT, session_id=own, services=_named(client_services), timing=timing, resume=resume
+    )
+    agent = Session(role=Role.AGENT, session_id=own, services=_named(services), timing=timing, resume=resume)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(agent.start(agent_wire))

@@ -27,7 +27,7 @@ def local_pair(*, rate: float | None = None, max_frame: int = MAX_FRAME) -> tupl
 
 
 class LocalWire:
-    """One end. Frames still queued when either end closes are lost, as on a real wire."""
+    """One end. Other frames still queued when either end closes are lost, as on a real wire."""
 
     kind = "local"
 
@@ -163,7 +163,11 @@ class LocalWire:
         return self._reason or "closed"
 
     async def close(self, reason: str = "closed") -> None:
-        """Close both ends. Idempotent."""
+        """Close both ends, after the last words on the control lane. Idempotent."""
+        control = self._queues[Lane.CONTROL]
+        while control and self._peer is not None and not self._held:
+            frame, size = control.popleft()
+            self._peer.arrive(Lane.CONTROL, frame, size)
         self.lose(reason)
         if self._peer is not None:
             self._peer.lose(f"closed by the peer: {reason}")

@@ -1,0 +1,168 @@
+"""The wire pool: what is opened, what carries, what takes over, what is closed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from doorstep.protocol.errors import ConnectFailed, WireClosed
+from doorstep.transport.local import LocalWire, local_pair
+from doorstep.transport.pool import Carry, Opener, WirePool
+from doorstep.transport.wire import Wire
+
+pytestmark = pytest.mark.asyncio
+
+
+class Way:
+    """An opener whose wire is ready, or fails, when the test says so."""
+
+    def __init__(self, kind: str) -> None:
+        self.opener = Opener(kind, self._open)
+        self.opened = 0
+        self.stopped = 0
+        self.ready: asyncio.Queue[LocalWire | ConnectFailed] = asyncio.Queue()
+
+    async def _open(self, carry: Carry) -> None:
+        self.opened += 1
+        try:
+            outcome = await self.ready.get()
+        except asyncio.CancelledError:
+            self.stopped += 1
+            raise
+        if isinstance(outcome, ConnectFailed):
+            raise outcome
+        await carry(outcome)
+
+
+class Two:
+    """A pool of a good way and a poor one, and what it made the session do."""
+
+    def __init__(self) -> None:
+        self.good, self.poor = Way("webrtc"), Way("relay")
+        self.carried: list[Wire] = []
+        self.pool = WirePool([self.good.opener, self.poor.opener], self._carry)
+
+    async def _carry(self, wire: Wire) -> None:
+        self.carried.append(wire)
+
+
+async def soon(check: asyncio.Task[None]) -> None:
+    async with asyncio.timeout(5):
+        await check
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_the_first_that_is_ready_carries_and_the_better_takes_over() -> None:
+    two = Two()
+    relay, webrtc = local_pair()[0], local_pair()[0]
+    opening = asyncio.create_task(two.pool.open())
+    two.poor.ready.put_nowait(relay)
+    await soon(opening)
+    assert two.pool.wire is relay
+    two.good.ready.put_nowait(webrtc)
+    await turns()
+    assert two.carried == [relay, webrtc]
+    assert two.pool.wire is webrtc
+    await two.pool.close()
+
+
+async def test_a_worse_one_that_comes_later_is_closed() -> None:
+    two = Two()
+    relay, webrtc = local_pair()[0], local_pair()[0]
+    opening = asyncio.create_task(two.pool.open())
+    two.good.ready.put_nowait(webrtc)
+    await soon(opening)
+    two.poor.ready.put_nowait(relay)
+    assert "better" in await relay.wait_closed()
+    assert two.carried == [webrtc]
+    await two.pool.close()
+
+
+async def test_only_better_ones_are_opened_beside_a_living_one() -> None:
+    two = Two()
+    opening = asyncio.create_task(two.pool.open())
+    two.poor.ready.put_nowait(local_pair()[0])
+    await soon(opening)
+    two.good.ready.put_nowait(ConnectFailed("blocked"))
+    await turns()
+    with pytest.raises(ConnectFailed, match="blocked"):
+        two.good.ready.put_nowait(ConnectFailed("blocked"))
+        await two.pool.open()
+    assert (two.good.opened, two.poor.opened) == (2, 1)
+    await two.pool.close()
+
+
+async def test_after_a_loss_all_are_opened_again() -> None:
+    two = Two()
+    first = local_pair()[0]
+    opening = asyncio.create_task(two.pool.open())
+    two.good.ready.put_nowait(first)
+    await soon(opening)
+    two.poor.ready.put_nowait(ConnectFailed("away"))
+    await turns()
+    first.lose("cut")
+    await turns()
+    assert two.pool.wire is None
+    opening = asyncio.create_task(two.pool.open())
+    second = local_pair()[0]
+    two.poor.ready.put_nowait(second)
+    await soon(opening)
+    assert two.carried == [first, second]
+    await two.pool.close()
+
+
+async def test_anew_replaces_one_that_lives() -> None:
+    two = Two()
+    wires = [local_pair()[0] for _ in range(2)]
+    for wire in wires:
+        opening = asyncio.create_task(two.pool.open(anew=True))
+        two.good.ready.put_nowait(wire)
+        await soon(opening)
+    assert two.carried == wires
+    await two.pool.close()
+
+
+async def test_when_all_fail_the_best_ones_error_is_told() -> None:
+    two = Two()
+    opening = asyncio.create_task(two.pool.open())
+    two.poor.ready.put_nowait(ConnectFailed("no relay"))
+    await turns()
+    assert not opening.done()
+    two.good.ready.put_nowait(ConnectFailed("no path"))
+    with pytest.raises(ConnectFailed, match="no path"):
+        await opening
+    await two.pool.close()
+
+
+async def test_a_wire_that_is_not_carried_is_a_failure() -> None:
+    two = Two()
+
+    async def refuse(wire: Wire) -> None:
+        await wire.close("refused")
+        raise WireClosed("refused")
+
+    pool = WirePool([two.good.opener], refuse)
+    two.good.ready.put_nowait(local_pair()[0])
+    with pytest.raises(WireClosed, match="refused"):
+        await pool.open()
+    assert pool.wire is None
+    await pool.close()
+
+
+async def test_a_closed_pool_leaves_the_wire_and_stops_the_rest() -> None:
+    two = Two()
+    wire = local_pair()[0]
+    opening = asyncio.create_task(two.pool.open())
+    two.good.ready.put_nowait(wire)
+    await soon(opening)
+    await turns()
+    await two.pool.close()
+    assert two.poor.stopped == 1
+    assert wire._reason is None
+    with pytest.raises(ConnectFailed, match="closed"):
+        await two.pool.open()
