@@ -127,5 +127,7 @@ def test_what_a_machine_says_about_itself() -> None:
         True,
         {},
     )
+    assert not machine.settled
     machine.finish({})
     assert machine.ended
+    assert machine.settled  # without replay there is nothing to wait for
