@@ -1,4 +1,4 @@
-"""docs/machines.md shows the tables as they are; scripts/diagrams notices when it does not."""
+"""docs/design.md shows the tables as they are; scripts/diagrams notices when it does not."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_the_page_is_fresh() -> None:
 
 
 def test_a_stale_page_is_noticed_and_drawn_anew(tmp_path: Path) -> None:
-    fresh = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
-    page = tmp_path / "machines.md"
+    fresh = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    page = tmp_path / "design.md"
     page.write_text(fresh.replace("connecting --> connected: wire-up", ""), encoding="utf-8")
     assert run("--check", "--page", str(page)).returncode == 1
     assert run("--page", str(page)).returncode == 0
@@ -29,7 +29,7 @@ def test_a_stale_page_is_noticed_and_drawn_anew(tmp_path: Path) -> None:
 
 
 def test_a_page_without_its_markers_is_an_error(tmp_path: Path) -> None:
-    page = tmp_path / "machines.md"
+    page = tmp_path / "design.md"
     page.write_text("# nothing here", encoding="utf-8")
     refused = run("--page", str(page))
     assert refused.returncode == 1
