@@ -1,4 +1,4 @@
-// Protocol: the client's connection machine (docs/machines.md); mirrors protocol/attempt.py. No I/O, no clock.
+// Protocol: the client's connection machine (docs/design.md); mirrors protocol/attempt.py. No I/O, no clock.
 //
 // The adapter's loop: receive → `handle(event, now)` → run each of `effects()` → one timer for `deadline()` that calls
 // `handleTimer(now)`. Completions bring back the `serial` of their effect; those of a try that is over are ignored.
