@@ -39,6 +39,9 @@ class _Work(Generic[R]):
     def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        else:  # interrupted before it was handed over
+            self._work.close()
+            self._finished.set()
 
     def wait(self, seconds: float | None = None) -> None:
         self._finished.wait(seconds)
@@ -59,13 +62,12 @@ class Loop:
     def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
         """Run to the end in the loop's thread. An interrupt here (Ctrl-C) cancels the work and waits."""
         work = _Work(coroutine)
-        try:
+        try:  # from here on: an interrupt between the two lines must not leave the work running
             self._loop.call_soon_threadsafe(work.start)
+            work.wait()
         except RuntimeError:  # the loop is closed
             coroutine.close()
             raise SessionClosed("the agent was closed") from None
-        try:
-            work.wait()
         except BaseException:
             self._loop.call_soon_threadsafe(work.cancel)
             work.wait(_CANCEL_SECONDS)
