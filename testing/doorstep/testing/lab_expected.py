@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from doorstep.testing.lab_nat import Kind
 
-__all__ = ["RELAY_WIRE", "RESUMES", "WITHOUT_TURN", "WITH_TURN", "Table"]
+__all__ = ["RELAY_WIRE", "WITHOUT_TURN", "WITH_TURN", "Table"]
 
 RELAY_WIRE = False
 """Whether the product has the relay wire. While it has not, cells that say ``relay`` may fail to connect."""
-
-RESUMES = False
-"""Whether a session outlives its wire. While it does not, a lost wire may end it, and a new one is made."""
 
 Table = dict[tuple[Kind, Kind], str]
 
