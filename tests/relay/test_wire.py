@@ -184,7 +184,7 @@ async def test_too_much_for_a_lane_ends_the_wire(house: House) -> None:
             client.send(Lane.FILE_TRANSFER, Data(1, number, chunk))
     async with asyncio.timeout(DEADLINE):
         assert "wait on the lane" in await client.wait_closed()
-        assert "closed by the peer" in await agent.wait_closed()
+        assert "the peer closed the connection" in await agent.wait_closed()
 
 
 async def test_close_sends_what_waits_and_is_idempotent(house: House) -> None:
