@@ -661,7 +661,8 @@ async def test_an_echo_goes_out_before_the_acknowledgement_of_its_key(
         await near.apply_answer(await far.accept_offer(await near.create_offer()))
         a, b = await both(near, far)
         async with asyncio.timeout(CONNECT):
-            while near._sctp._flight_size:  # what the channels said when they opened
+            # What the channels said when they opened is acknowledged, and no timer for it is left.
+            while near._sctp._flight_size or far._sctp._sack_timer is not None:
                 await asyncio.sleep(0.005)
         far._sctp.sack_delay = CONNECT
         inbox = Inbox(a)
