@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,7 @@ from doorstep.protocol import bulk_window as module
 from doorstep.protocol.bulk_window import LEAST, MOST, TELL_AFTER, TELL_EVERY, BulkTaken, BulkWindow
 from doorstep.protocol.errors import ProtocolError
 
+VECTORS = json.loads((Path(__file__).parents[2] / "protocol" / "vectors" / "bulk_window.json").read_text())
 CHUNK = 16 * 1024
 
 
@@ -121,7 +125,19 @@ def test_the_receiver_tells_by_bytes_or_by_time() -> None:
     assert received.count == TELL_EVERY + 2
 
 
-@pytest.mark.parametrize("count", [0, 99, 201, 2**63])
+@pytest.mark.parametrize("road", VECTORS["roads"], ids=lambda road: road["name"])
+def test_vectors(road: dict[str, Any]) -> None:
+    window, received = BulkWindow(0.0), BulkTaken(0.0)
+    for kind, at, what, *result in road["steps"]:
+        if kind == "take":
+            told = received.take(what, at)
+            assert [received.count, told] == result
+        else:
+            (window.sent if kind == "sent" else window.taken)(what, at)
+            assert [window.window, window.under_way, window.open] == result, (kind, at)
+
+
+@pytest.mark.parametrize("count", [*VECTORS["refused"], 2**63])
 def test_counts_that_cannot_be_are_refused(count: int) -> None:
     window = BulkWindow(0.0)
     window.sent(200, 0.0)

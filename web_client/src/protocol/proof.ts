@@ -1,6 +1,6 @@
 // Protocol: Ed25519 keys, their fingerprints, and the proof of who speaks (docs/wire.md §8); mirrors protocol/proof.py.
 
-import { InvalidInput } from "./errors.ts";
+import { InvalidInput, PeerNotTrusted } from "./errors.ts";
 import { FINGERPRINTS, SDP_BYTES } from "./limits.ts";
 import type { ProofFields } from "./signaling.ts";
 
@@ -103,10 +103,14 @@ export async function holds(proof: Proof, text: Bytes): Promise<boolean> {
 /** Read a public key. Throws `InvalidInput`, field `key`. */
 export function parseKey(text: string): Bytes {
     const key = fromBase64("key", text, KEY_BYTES);
-    const y = Uint8Array.from(key, (byte, at) => (at === KEY_BYTES - 1 ? byte & 0x7f : byte));
-    if (SMALL_ORDER.has(toHex(y)))
-        throw new InvalidInput("key", "is a point of small order, which is nobody’s key");
+    if (isSmallOrder(key)) throw new InvalidInput("key", "is a point of small order, which is nobody’s key");
     return key;
+}
+
+function isSmallOrder(key: Bytes): boolean {
+    return SMALL_ORDER.has(
+        toHex(Uint8Array.from(key, (byte, at) => (at === KEY_BYTES - 1 ? byte & 0x7f : byte))),
+    );
 }
 
 /** The first 128 bits of the SHA-256 of a public key, as people compare them. */
@@ -135,4 +139,22 @@ function fromBase64(field: string, text: string, size: number): Bytes {
     const bytes = Uint8Array.from(raw, (character) => character.charCodeAt(0));
     if (bytes.length !== size || toBase64(bytes) !== text) throw wrong;
     return bytes;
+}
+
+/** Prove who we are in the relay's handshake: our public key and the signature, 96 bytes. */
+export async function signTranscript(signer: Signer, transcript: Bytes): Promise<Bytes> {
+    const signature = await signer.sign(statement("relay", transcript));
+    return new Uint8Array([...signer.key, ...signature]);
+}
+
+/** The key that has signed this transcript. Throws `PeerNotTrusted`. */
+export async function verifyTranscript(transcript: Bytes, proof: Bytes): Promise<Bytes> {
+    if (proof.length !== KEY_BYTES + SIGNATURE_BYTES)
+        throw new PeerNotTrusted("the relay’s peer sent no proof of who it is");
+    const key = proof.slice(0, KEY_BYTES);
+    if (isSmallOrder(key)) throw new PeerNotTrusted("the relay’s peer shows a key that is nobody’s");
+    const signature = proof.slice(KEY_BYTES);
+    if (!(await holds({ key, nonce: new Uint8Array(), signature }, statement("relay", transcript))))
+        throw new PeerNotTrusted("the proof of the relay’s peer does not hold: somebody is between the two");
+    return key;
 }

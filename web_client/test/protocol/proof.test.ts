@@ -8,8 +8,10 @@ import {
     keyFingerprint,
     parseKey,
     parseProof,
+    signTranscript,
     statement,
     toBase64,
+    verifyTranscript,
 } from "../../src/protocol/proof.ts";
 import {
     type Answer,
@@ -79,6 +81,22 @@ describe("proof", () => {
         const signer = await seeded(bytes(seed));
         const signature = await signer.sign(statement("relay", bytes(transcript)));
         expect(toHex(signer.key) + toHex(signature)).toBe(proof);
+        expect(toHex(await signTranscript(signer, bytes(transcript)))).toBe(proof);
+        expect(toHex(await verifyTranscript(bytes(transcript), bytes(proof)))).toBe(toHex(signer.key));
+    });
+
+    it("what is no proof of the relay's peer", async () => {
+        const { transcript, proof } = given.transcript;
+        const other = `${transcript.slice(0, -2)}${transcript.endsWith("00") ? "01" : "00"}`;
+        for (const [over, shown] of [
+            [transcript, ""],
+            [transcript, proof.slice(2)],
+            [transcript, `01${"00".repeat(95)}`],
+            [transcript, `${"ff".repeat(32)}${proof.slice(64)}`],
+            [transcript, `${proof.slice(0, -2)}${proof.endsWith("00") ? "01" : "00"}`],
+            [other, proof],
+        ] as const)
+            await expect(verifyTranscript(bytes(over), bytes(shown))).rejects.toThrow(PeerNotTrusted);
     });
 
     it("a key that is none holds nothing", async () => {
