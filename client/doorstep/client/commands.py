@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import codecs
 import inspect
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from doorstep.client._waiting import Opening, limit
+from doorstep.client._waiting import Opening, patient
 from doorstep.client.errors import CommandFailed
 from doorstep.client.records import Output, RecordReader
 from doorstep.protocol.errors import DeadlineExceeded, RemoteError, SessionClosed, StreamClosed
@@ -76,6 +77,9 @@ class Command:
         self._stream = stream
         self._timing = timing
         self._timeout = timeout
+        self._began = session.time_with_a_wire()
+        self._records = RecordReader()
+        self._unread: deque[Output] = deque()
 
     @property
     def pid(self) -> int:
@@ -105,12 +109,8 @@ class Command:
 
     async def __aiter__(self) -> AsyncIterator[Output]:
         """Yield output in the order the agent read it, until the command ended."""
-        records = RecordReader()
-        async for chunk in self._stream:
-            for output in records.feed(chunk):
-                yield output
-        records.end()
-        await self.close()
+        while (output := await self._next()) is not None:
+            yield output
 
     async def wait(
         self,
@@ -122,14 +122,14 @@ class Command:
     ) -> CommandResult:
         """Read all output and return how the command ended.
 
-        Raises :class:`CommandFailed` with ``check``, :class:`DeadlineExceeded` when the agent does not end
-        the command at its ``timeout`` (it is then given up), :class:`SessionClosed` when the link is lost.
+        Raises :class:`CommandFailed` with ``check``, :class:`DeadlineExceeded` when the agent is in touch and
+        neither ends the command at its ``timeout`` nor sends anything for ``Timing.give_up`` after it (it is
+        then given up), :class:`SessionClosed` when the session has ended.
         """
         sinks = {"stdout": _Sink(on_stdout, max_output), "stderr": _Sink(on_stderr, max_output)}
         try:
-            async with limit("exec.run", self._backstop()):
-                async for output in self:
-                    await sinks[output.channel].take(output.data)
+            while (output := await self._next(self._backstop())) is not None:
+                await sinks[output.channel].take(output.data)
         except DeadlineExceeded:
             await self.close()
             raise
@@ -149,9 +149,27 @@ class Command:
                 await self.send_stdin(piece)
         await self.close_stdin()
 
+    async def _next(self, backstop: float | None = None) -> Output | None:
+        """The next output; None at the end. Raises :class:`DeadlineExceeded` after ``backstop`` seconds."""
+        while not self._unread:
+            reading = self._stream.read()
+            chunk = await (
+                reading if backstop is None else patient(self._session, "exec.run", backstop, reading)
+            )
+            if not chunk:
+                self._records.end()
+                await self.close()
+                return None
+            self._unread.extend(self._records.feed(chunk))
+        return self._unread.popleft()
+
     def _backstop(self) -> float | None:
-        """The agent ends the command at its limit; this is for an agent that lives and does not."""
-        return None if self._timeout is None else self._timeout + self._timing.give_up
+        """The agent ends the command at its limit; this is for an agent that lives and does not. Time without
+        a wire does not count, nor does what is still on its way."""
+        if self._timeout is None:
+            return None
+        gone = self._session.time_with_a_wire() - self._began
+        return max(self._timeout - gone, 0) + self._timing.give_up
 
 
 class Commands:
@@ -176,9 +194,9 @@ class Commands:
     ) -> CommandResult:
         """Run a command to its end. A ``str`` is a line for ``/bin/sh``, a sequence is an argument list.
 
-        ``timeout`` is in seconds, kept by the agent: the result then says ``timed_out``. A cancelled call
-        kills the remote process tree. Raises as :meth:`Command.wait`, and :class:`RemoteError` when it
-        cannot start.
+        ``timeout`` is in seconds, kept by the agent whether or not the session has a wire: the result then
+        says ``timed_out``. A cancelled call kills the remote process tree. Raises as :meth:`Command.wait`,
+        and :class:`RemoteError` when it cannot start.
         """
         command = await self._start(cmd, cwd, env, timeout, merge_stderr=False)
         try:
