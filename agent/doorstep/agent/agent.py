@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,14 +46,15 @@ class Agent:
         directory: Directory | None = None,
         key: PrivateKey | None = None,
         require_proof: bool = False,
-        ice_servers: tuple[IceServer, ...] = (),
+        ice_servers: Callable[[], tuple[IceServer, ...]] = tuple,
         timing: Timing = DEFAULT_TIMING,
         limit: int = SESSIONS_PER_AGENT,
         on_event: OnEvent | None = None,
     ) -> None:
         """``limit`` bounds sessions and attempts; a knock above it is refused.
 
-        Without ``key`` the agent proves nothing. ``require_proof`` refuses clients that prove nothing.
+        ``ice_servers`` gives those that are known at a knock; it must not block. Without ``key`` the agent
+        proves nothing. ``require_proof`` refuses clients that prove nothing.
 
         ``signaling``, ``services`` and ``directory`` stay the caller's to close, after :meth:`stop`.
         """

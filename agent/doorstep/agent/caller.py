@@ -71,7 +71,7 @@ class House(Protocol):
     agent_id: AgentId
     services: Mapping[str, Service]
     about: Mapping[str, Any]
-    ice_servers: tuple[IceServer, ...]
+    ice_servers: Callable[[], tuple[IceServer, ...]]
     timing: Timing
     key: PrivateKey | None
     require_proof: bool
@@ -109,7 +109,7 @@ class Caller:
         self._loop = asyncio.get_running_loop()
         self._knocked = self._loop.time()
         self._machine = Answering(
-            house.agent_id, session_id, ice_servers=house.ice_servers or None, timing=house.timing
+            house.agent_id, session_id, ice_servers=house.ice_servers() or None, timing=house.timing
         )
         self._proofs = AgentProofs(
             house.key, house.agent_id, session_id, secrets.token_bytes, required=house.require_proof
@@ -285,7 +285,7 @@ class Caller:
     async def _converse(self, serial: int, offer: str, client: PublicKey | None) -> PeerFailed | WireLost:
         from doorstep.transport.webrtc import Peer
 
-        peer = Peer(self._house.ice_servers, timing=self._house.timing)
+        peer = Peer(self._house.ice_servers(), timing=self._house.timing)
         peer.on_candidate = lambda candidate: self.handle(LocalCandidate(serial, candidate))
         try:
             answer = await peer.accept_offer(offer)

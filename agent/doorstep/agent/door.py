@@ -44,7 +44,7 @@ class Door:
         signaling: Signaling,
         services: Mapping[str, Service],
         about: Mapping[str, Any],
-        ice_servers: tuple[IceServer, ...],
+        ice_servers: Callable[[], tuple[IceServer, ...]],
         timing: Timing,
         limit: int,
         tell: Tell,

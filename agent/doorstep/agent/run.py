@@ -22,7 +22,9 @@ from doorstep.agent.settings import Settings
 from doorstep.agent.tasks import race
 from doorstep.agent.terminal import TerminalService
 from doorstep.protocol.errors import InvalidInput, LinkError, UsageError
+from doorstep.transport.ice_servers import IceServers
 from doorstep.transport.keys import AGENT_KEY, load_key
+from doorstep.transport.relay_socket import relay_url
 from doorstep.transport.supervisor import Backoff
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str
         stack.callback(files.close)
         backend = await _sign_in(settings, identity, on_event)
         stack.push_async_callback(backend.close)
+        servers = await stack.enter_async_context(_ice_servers(settings, backend))
         agent = Agent(
             identity=identity,
             owner=backend.user_id,
@@ -76,7 +79,7 @@ async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str
             directory=backend,
             key=key,
             require_proof=settings.require_proof,
-            ice_servers=settings.ice_servers,
+            ice_servers=lambda: servers.known,
             timing=settings.timing,
             on_event=on_event,
         )
@@ -110,6 +113,24 @@ async def _sign_in(settings: Settings, identity: Identity, on_event: OnEvent | N
                 await asyncio.sleep(pause)
     finally:
         await asyncio.wait({warm})
+
+
+@asynccontextmanager
+async def _ice_servers(settings: Settings, backend: Backend) -> AsyncGenerator[IceServers, None]:
+    """Those of the settings, and the back end's, kept fresh so that no answer waits for them."""
+    servers = IceServers(
+        relay_url(backend.url),
+        backend.access_token,
+        configured=settings.ice_servers,
+        http=lambda: backend.http,
+        timing=settings.timing,
+    )
+    keeping = asyncio.create_task(servers.keep(), name="keep ICE servers")
+    try:
+        yield servers
+    finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
 
 
 def _not_yet_online(identity: Identity, error: LinkError) -> AgentEvent:

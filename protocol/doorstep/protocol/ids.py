@@ -18,6 +18,7 @@ __all__ = [
     "session_id",
     "signaling_topic",
     "user_id",
+    "wire_topic",
 ]
 
 UserId = NewType("UserId", str)
@@ -57,6 +58,11 @@ def agents_topic(user: UserId) -> str:
 def signaling_topic(agent: AgentId) -> str:
     """Name the on-demand signaling channel of one agent."""
     return f"agent:{agent}:signaling"
+
+
+def wire_topic(agent: AgentId, session: SessionId) -> str:
+    """Name the channel over which one session may go when there is no other road."""
+    return f"agent:{agent}:wire:{session}"
 
 
 def _checked(field: str, text: str, pattern: re.Pattern[str], rule: str) -> str:

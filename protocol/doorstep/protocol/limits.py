@@ -66,3 +66,17 @@ ROUTE_CHARACTERS = 2 * NAME_CHARACTERS + 1
 """A service, a dot, a method."""
 MESSAGE_CHARACTERS = 1024
 """The sentence of an error."""
+BROADCAST_RATE = 10
+"""Messages per second that one end of a broadcast wire sends. Each counts twice, as sent and as received; a
+Supabase project has 100 per second for everybody."""
+BROADCAST_BURST = 5
+"""Messages that go at once after a rest: a handshake, a keystroke and its acknowledgement."""
+BROADCAST_BYTES = 8 * KIB
+"""Bytes of the stream in one message; a third more in base64."""
+BROADCAST_WINDOW = 32
+"""Pieces of the stream from the oldest that is not acknowledged: 3 s at full pace."""
+BROADCAST_RESENDS = 5
+"""A piece that goes unacknowledged more often than this ends the wire."""
+BROADCAST_HIGH_WATER = 24 * KIB
+"""A writer waits above this many bytes: a third of a second at full pace, for an interrupt to overtake."""
+BROADCAST_LOW_WATER = 8 * KIB

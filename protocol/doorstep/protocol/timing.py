@@ -35,6 +35,8 @@ class Timing:
     """The signaling channel is left this long after the last session that needed it connected."""
     gather: float = 1.0
     """ICE gathering before the description goes out; late ones follow. A silent STUN server costs 5 s."""
+    ice_servers: float = 0.3
+    """An offer waits this long for the back end's ICE servers; later ones are for the next attempt."""
     presence_debounce: float = 1.5
     """A lone presence leave counts only after this: an update is a leave and a join."""
     last_seen: float = 30.0
@@ -61,6 +63,24 @@ class Timing:
     """From the start of a relay's socket to its word that it waits; and again for the sealed handshake."""
     relay_wait: float = 20.0
     """From joining the relay to the other side being there. A knock and a ready are in between."""
+    broadcast_after: float = 5.0
+    """A relay that has brought no wire by then is not waited for: the slow lane over broadcasts is tried."""
+    broadcast_wait: float = 20.0
+    """From joining the topic of a broadcast wire to the other side being there."""
+    broadcast_open: float = 10.0
+    """The sealed handshake over broadcasts, a lost message or two included."""
+    broadcast_slot: float = 0.02
+    """What is to be sent waits so long for more: keystrokes of one moment are one message."""
+    broadcast_acknowledge: float = 0.2
+    """An acknowledgement waits so long for a message to ride on."""
+    broadcast_resend: float = 1.0
+    """Unacknowledged for this long, or for the usual round trip if that is more: sent again; then doubled."""
+    broadcast_resend_cap: float = 3.0
+    """Longest of these waits."""
+    improve_first: float = 15.0
+    """While a session runs over a wire that is not the best: until the better ones are tried again."""
+    improve_cap: float = 300.0
+    """Longest pause between such trials; each is twice the one before."""
     keep: float = 300.0
     """A session is kept this long without a wire; then it ends."""
     call: float = 30.0

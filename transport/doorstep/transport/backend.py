@@ -88,8 +88,9 @@ class Backend:
         self, client: AsyncClient, http: httpx.AsyncClient, who: Credentials, timing: Timing
     ) -> None:
         self._client = client
-        self._http = http
-        self._url = who.url
+        self.http = http
+        """For further requests to this back end, over the connections there are."""
+        self.url = who.url
         self._key = who.key
         self._timing = timing
         self._tokens = Tokens(_Issuer(client), who, timing, self._push_token)
@@ -144,7 +145,7 @@ class Backend:
         from doorstep.transport.realtime import RealtimeSignaling
 
         self._signalings = [signaling for signaling in self._signalings if not signaling.closed]
-        signaling = RealtimeSignaling(self._url, self._key, self.access_token, self._timing)
+        signaling = RealtimeSignaling(self.url, self._key, self.access_token, self._timing)
         self._signalings.append(signaling)
         return signaling
 
@@ -156,7 +157,7 @@ class Backend:
             self._refresher.cancel()
             await asyncio.wait({self._refresher})
         await self._tokens.finish()
-        await self._http.aclose()
+        await self.http.aclose()
 
     async def register_agent(self, record: AgentRecord) -> AgentRow:
         """Insert or update the agent's row by its id. A name another agent has becomes name-2, name-3 …"""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from urllib.parse import urlsplit
 
 import httpx
@@ -14,8 +16,9 @@ from doorstep.protocol.errors import DoorstepError, InvalidInput
 from doorstep.protocol.limits import ICE_SERVERS
 from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.transport.webrtc_servers import servers_of
 
-__all__ = ["IceServers"]
+__all__ = ["IceServers", "Soon"]
 
 _log = logging.getLogger("doorstep.transport")
 
@@ -26,7 +29,12 @@ _AGAIN = 30.0
 _NONE = 3600.0
 """Seconds until a back end that knows nothing of ICE servers is asked again."""
 _SHORTEST = 1.0
+_LOOK = 10.0
+"""Seconds between two looks at the clocks: a machine that slept finds its credentials ended."""
 _BYTES = 64 * 1024
+
+Soon = Callable[[], Awaitable[tuple[IceServer, ...]]]
+"""Gives what is known, after a wait of at most ``Timing.ice_servers`` for what is being asked."""
 
 
 class _Server(msgspec.Struct):
@@ -47,7 +55,11 @@ class _Answer(msgspec.Struct, rename="camel"):
 
 
 class IceServers:
-    """Asks ``{relay}/ice-servers`` as the signed-in user. Failing to get any is no error: others may do."""
+    """Asks ``{relay}/ice-servers`` as the signed-in user. Failing to get any is no error: others may do.
+
+    Credentials have an end. It is counted on two clocks, since one may stand still while the machine sleeps
+    and the other may be set.
+    """
 
     def __init__(
         self,
@@ -55,64 +67,115 @@ class IceServers:
         token: Callable[[], Awaitable[str]],
         *,
         configured: Sequence[IceServer] = (),
+        http: Callable[[], httpx.AsyncClient] | None = None,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
-        """``relay`` is what :func:`doorstep.transport.relay.relay_url` returns; None asks nobody."""
+        """``relay`` is what :func:`doorstep.transport.relay.relay_url` returns; None asks nobody.
+
+        ``http`` gives a client with connections to the back end, which stays its owner's to close.
+        """
         self._url = None if relay is None else _http(relay)
         self._token = token
         self._configured = tuple(configured)
+        self._client = http
         self._timing = timing
-        self._clock = asyncio.get_running_loop().time
         self._given: tuple[IceServer, ...] = ()
-        self._ends = self._renew_at = self._clock()
+        self._ends = self._renew_at = _now()
         self._asking = asyncio.Lock()
 
     @property
     def known(self) -> tuple[IceServer, ...]:
-        """What is known and still holds, without asking."""
-        given = self._given if self._clock() < self._ends else ()
+        """What is known and still holds, without asking; the configured ones first."""
+        given = () if _is_past(self._ends) else self._given
         return (*self._configured, *given)[:ICE_SERVERS]
 
     async def current(self) -> tuple[IceServer, ...]:
         """Ask if it is time to; return what is known then. Takes at most ``Timing.relay_open``."""
         async with self._asking:
-            if self._url is not None and self._clock() >= self._renew_at:
+            if self._url is not None and _is_past(self._renew_at):
                 await self._ask(self._url)
         return self.known
+
+    @asynccontextmanager
+    async def asked_beside(self) -> AsyncGenerator[Soon]:
+        """Ask, if it is time to, while the block runs."""
+        asking = asyncio.create_task(self.current(), name="ask for ICE servers")
+
+        async def soon() -> tuple[IceServer, ...]:
+            if _is_past(self._ends):
+                await asyncio.wait({asking}, timeout=self._timing.ice_servers)
+            return self.known
+
+        try:
+            yield soon
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
 
     async def keep(self) -> None:
         """Ask again and again, so that :attr:`known` always holds. For a task of the caller's."""
         while self._url is not None:
             await self.current()
-            await asyncio.sleep(max(self._renew_at - self._clock(), _SHORTEST))
+            await asyncio.sleep(min(max(_left(self._renew_at), _SHORTEST), _LOOK))
 
     async def _ask(self, url: str) -> None:
         try:
             async with asyncio.timeout(self._timing.relay_open):
-                answer = await _fetch(url, await self._token())
-            given = () if answer is None else tuple(server.listed() for server in answer.ice_servers)
+                answer = await self._fetch(url, await self._token())
         except (httpx.HTTPError, msgspec.MsgspecError, DoorstepError, TimeoutError, UnicodeError) as error:
             _log.info("no ICE servers from the back end: %s", error or type(error).__name__)
-            self._renew_at = self._clock() + _AGAIN
+            self._renew_at = _later(_AGAIN)
             return
-        now = self._clock()
         if answer is None:
-            self._given, self._ends, self._renew_at = (), now, now + _NONE
+            self._given, self._ends, self._renew_at = (), _now(), _later(_NONE)
             return
+        self._given = tuple(server for one in answer.ice_servers if (server := _usable(one)) is not None)
         life = max(answer.expires_in, _SHORTEST)
-        self._given, self._ends, self._renew_at = given, now + life, now + life * _RENEW
+        self._ends, self._renew_at = _later(life), _later(life * _RENEW)
+
+    async def _fetch(self, url: str, token: str) -> _Answer | None:
+        """None: this back end has no such thing."""
+        client = nullcontext(self._client()) if self._client is not None else httpx.AsyncClient()
+        async with client as http:
+            answer = await http.get(url, headers={"Authorization": f"Bearer {token}"})
+        if answer.status_code in (404, 405, 501):
+            return None
+        answer.raise_for_status()
+        if len(answer.content) > _BYTES:
+            raise InvalidInput("iceServers", f"must have at most {_BYTES} bytes")
+        return msgspec.json.decode(answer.content, type=_Answer)
 
 
-async def _fetch(url: str, token: str) -> _Answer | None:
-    """None: this back end has no such thing."""
-    async with httpx.AsyncClient() as http:
-        answer = await http.get(url, headers={"Authorization": f"Bearer {token}"})
-    if answer.status_code in (404, 405, 501):
+def _usable(offered: _Server) -> IceServer | None:
+    """One that nobody can ask must not spoil the others."""
+    try:
+        server = offered.listed()
+        servers_of((server,))
+    except InvalidInput as error:
+        _log.warning("an ICE server of the back end is left out: %s", error)
         return None
-    answer.raise_for_status()
-    if len(answer.content) > _BYTES:
-        raise InvalidInput("iceServers", f"must have at most {_BYTES} bytes")
-    return msgspec.json.decode(answer.content, type=_Answer)
+    return server
+
+
+_Moment = tuple[float, float]
+"""By the loop's clock and by the calendar's."""
+
+
+def _now() -> _Moment:
+    return asyncio.get_running_loop().time(), time.time()
+
+
+def _later(seconds: float) -> _Moment:
+    steady, calendar = _now()
+    return steady + seconds, calendar + seconds
+
+
+def _left(moment: _Moment) -> float:
+    return min(then - now for then, now in zip(moment, _now(), strict=True))
+
+
+def _is_past(moment: _Moment) -> bool:
+    return _left(moment) <= 0
 
 
 def _http(relay: str) -> str:
