@@ -14,12 +14,14 @@ from doorstep.protocol.attempt import (
     AttemptEvent,
     AttemptState,
     Connect,
+    JoinAgents,
     OfferCreated,
     OfferSent,
     Pause,
     Report,
     RequestSent,
     Retry,
+    SendRequest,
     SignalingJoined,
     Stop,
     WireUp,
@@ -133,3 +135,21 @@ def test_after_a_stop_nothing_is_left_to_wait_for() -> None:
     machine.handle_timer(1e9)
     machine.handle(WireUp(1), 2.0)
     assert machine.state is AttemptState.IDLE
+
+
+def test_one_that_only_knocks_makes_no_offer_and_knocks_again() -> None:
+    machine = Attempt(AGENT, SESSION, offers=False)
+    machine.handle(Connect(), 0.0)
+    machine.handle(AgentsJoined(1), 0.0)
+    machine.handle(RequestSent(1), 0.0)
+    machine.handle(ConnectionReady(agent_id=AGENT, session_id=SESSION), 0.0)
+    assert machine.state is AttemptState.CREATING_OFFER
+    done = [type(effect) for effect in machine.effects() if not isinstance(effect, Report)]
+    assert done == [JoinAgents, SendRequest]
+    machine.handle_timer(DEFAULT_TIMING.join)
+    assert machine.outcome is not None
+    assert str(machine.outcome.error) == "the agent did not come within 10 s"
+    assert machine.outcome.pause == DEFAULT_TIMING.retry_pause
+    machine.handle(Pause(), 10.0)
+    machine.handle(Retry(), 13.0)
+    assert machine.state is AttemptState.REQUESTING

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorstep.protocol.errors import InvalidInput, PeerNotTrusted
+from doorstep.protocol.frame_types import Role
 from doorstep.protocol.ids import AgentId, SessionId
 from doorstep.protocol.proof import (
     PrivateKey,
@@ -23,8 +24,9 @@ from doorstep.protocol.proof import (
     statement,
     verify_transcript,
 )
+from doorstep.protocol.seal import RANDOM_BYTES, Handshake
 from doorstep.protocol.signaling import Answer, ConnectionReady, ConnectionRequest, Offer, dump, parse
-from doorstep.protocol.trust import AgentProofs, ClientProofs
+from doorstep.protocol.trust import AgentProofs, ClientProofs, TranscriptProofs
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "protocol" / "vectors" / "proof.json").read_text()
@@ -32,6 +34,7 @@ VECTORS: dict[str, Any] = json.loads(
 AGENT = AgentId("01234567-89ab-4cde-8f01-23456789abcd")
 SESSION = SessionId("session-1")
 KEY = PrivateKey(bytes(32))
+CLIENT_KEY, AGENT_KEY = PrivateKey(bytes([1] * 32)), PrivateKey(bytes([2] * 32))
 
 
 def named(cases: list[dict[str, Any]]) -> list[Any]:
@@ -272,3 +275,41 @@ def test_a_repeated_knock_changes_nothing_and_another_key_cannot_take_it_over() 
     with pytest.raises(PeerNotTrusted, match="not that of the knock"):
         agent.offer(thief.offer(Offer(sdp=sdp(1), session_id=SESSION)))
     assert agent.offer(client.offer(Offer(sdp=sdp(1), session_id=SESSION)))
+
+
+# The handshake of a wire that needs no descriptions.
+
+
+def handshake(client: TranscriptProofs, agent: TranscriptProofs) -> None:
+    """Both sign and check each other, over a channel that nobody has touched."""
+    ids = SESSION, AGENT
+    sides = [Handshake(role, *ids, bytes([number]) * RANDOM_BYTES) for number, role in enumerate(Role, 1)]
+    one, other = (side.complete(peer.greeting()) for side, peer in zip(sides, reversed(sides), strict=True))
+    other.check(one.prove(client), agent)
+    one.check(other.prove(agent), client)
+
+
+def test_both_sides_of_a_handshake_learn_the_others_key() -> None:
+    client, agent = TranscriptProofs(CLIENT_KEY), TranscriptProofs(AGENT_KEY, expected=CLIENT_KEY.public)
+    handshake(client, agent)
+    assert (client.shown, agent.shown) == (AGENT_KEY.public, CLIENT_KEY.public)
+
+
+def test_one_without_a_key_is_believed_until_a_key_is_asked_for() -> None:
+    client, agent = TranscriptProofs(None), TranscriptProofs(None)
+    handshake(client, agent)
+    assert (client.shown, agent.shown) == (None, None)
+    for demand in (TranscriptProofs(None, required=True), TranscriptProofs(None, expected=CLIENT_KEY.public)):
+        with pytest.raises(PeerNotTrusted, match="no proof"):
+            handshake(TranscriptProofs(None), demand)
+
+
+def test_another_key_than_the_expected_one() -> None:
+    agent = TranscriptProofs(AGENT_KEY, expected=AGENT_KEY.public)
+    with pytest.raises(PeerNotTrusted, match="another key") as caught:
+        handshake(TranscriptProofs(CLIENT_KEY), agent)
+    assert (caught.value.known, caught.value.shown) == (
+        AGENT_KEY.public.fingerprint,
+        CLIENT_KEY.public.fingerprint,
+    )
+    assert agent.shown is None

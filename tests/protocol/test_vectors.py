@@ -96,6 +96,7 @@ def build(machine: str, options: dict[str, Any]) -> Any:
             ice_servers=None
             if servers is None
             else msgspec.convert(servers, tuple[signaling.IceServer, ...]),
+            capabilities=tuple(options.get("capabilities", ())),
         )
     if machine == "lease":
         return SignalingLease()

@@ -244,12 +244,16 @@ class Answering(Machine[AnsweringState, AnsweringTrigger, AnsweringEffect]):
         session_id: SessionId | None,
         *,
         ice_servers: tuple[IceServer, ...] | None = None,
+        capabilities: tuple[str, ...] = (),
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
+        """``capabilities`` are what the agent can; a ready names those that the client can too."""
         super().__init__(AnsweringState.IDLE, TRANSITIONS, WAITS, timing)
         self._agent_id = agent_id
         self._session_id = session_id
         self._ice_servers = ice_servers
+        self._capabilities = capabilities
+        self._common: tuple[str, ...] = ()
         self._channel = 0  # serial under which the signaling channel was asked for; 0 = it was not
         self._forget()
 
@@ -316,6 +320,7 @@ class Answering(Machine[AnsweringState, AnsweringTrigger, AnsweringEffect]):
         if self._state is _S.CONNECTED:
             self._emit(Ignored(message.event, "late"))
             return
+        self._common = tuple(word for word in self._capabilities if word in message.capabilities)
         if not self._channel:
             self._open(now)
         elif self._session_id is None and self._offer is not None and message.offer != self._offer:
@@ -423,6 +428,7 @@ class Answering(Machine[AnsweringState, AnsweringTrigger, AnsweringEffect]):
             answer=answer,
             reply_to=None if answer is None else _reply_to(self._offer or ""),
             ice_servers=self._ice_servers,
+            capabilities=self._common,
         )
 
     def _send_candidates(self, messages: list[Candidate]) -> None:

@@ -242,6 +242,10 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
     the signaling channel at once, so that the request carries the offer and every answer finds its listener:
     never later than the plain flow, two round trips sooner at best. The retries are plain, since the agent
     may be offline and a knock should not wait for an offer.
+
+    With ``offers=False`` it only knocks, for a session that shall come by another road: after the ready it
+    waits in ``creating-offer`` until its adapter stops it, or else the agent has not come and is knocked for
+    again.
     """
 
     def __init__(
@@ -250,6 +254,7 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         session_id: SessionId | None,
         *,
         express: bool = True,
+        offers: bool = True,
         client_id: ClientId | None = None,
         capabilities: tuple[str, ...] = (),
         timing: Timing = DEFAULT_TIMING,
@@ -260,7 +265,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         self._session_id = session_id
         self._client_id = client_id
         self._capabilities = capabilities
-        self._express = express
+        self._express = express and offers
+        self._offers = offers
         self._retries = retries
         self._total: float = 0.0
         self._outcome: Outcome | None = None
@@ -482,6 +488,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
             self._move(_T.REQUEST_SENT, now)
         self._move(_T.READY, now)
         self._ready_proof = message.proof
+        if not self._offers:
+            return
         if not self._peer:
             self._prepare(message.ice_servers)
         elif message.answer is not None:
@@ -549,6 +557,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
                 self._fail(ConnectFailed(f"no answer from the agent {within}", wait.name), pause, now)
             case _S.CONNECTING:
                 self._fail(ConnectFailed(f"no wire to the agent was up {within}", wait.name), pause, now)
+            case _S.CREATING_OFFER if not self._offers:
+                self._fail(ConnectFailed(f"the agent did not come {within}", wait.name), pause, now)
             case _S.CREATING_OFFER if self._signaling:
                 self._fail(ConnectFailed(f"no offer was made {within}", wait.name), pause, now)
             case _:

@@ -25,6 +25,7 @@ from doorstep.protocol.errors import InvalidInput, MalformedMessage
 from doorstep.protocol.ids import AgentId, ClientId, SessionId, agent_id, client_id, session_id
 
 __all__ = [
+    "BROADCAST",
     "RELAY",
     "Answer",
     "Candidate",
@@ -41,7 +42,9 @@ __all__ = [
 ]
 
 RELAY = "relay"
-"""The capability of a client that can meet the agent at a relay."""
+"""The capability of one who comes to the relay that it is configured with."""
+BROADCAST = "broadcast"
+"""The capability of one who comes to the session's own Broadcast channel."""
 
 _UFRAG = re.compile(r"^a=ice-ufrag:(\S+)\s*$", re.MULTILINE)  # RFC 8839 §5.4
 
@@ -64,7 +67,11 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
 
 
 class ConnectionRequest(_Message, frozen=True, kw_only=True):
-    """The knock, client → agent. With ``offer`` it is the express knock."""
+    """The knock, client → agent. With ``offer`` it is the express knock.
+
+    ``capabilities`` are words the peer may not know; :data:`RELAY` and :data:`BROADCAST` say where else the
+    client comes at once for this session. Where that is each side knows by itself.
+    """
 
     event: ClassVar[str] = "connection-request"
     agent_id: AgentId
@@ -78,9 +85,7 @@ class ConnectionRequest(_Message, frozen=True, kw_only=True):
         _ids(self.agent_id, self.session_id)
         if self.client_id is not None:
             client_id(self.client_id)
-        _count("capabilities", self.capabilities, limits.CAPABILITIES)
-        for name in self.capabilities:
-            _text("capabilities", name, limits.WORD_BYTES)
+        _words("capabilities", self.capabilities)
         _sdp("offer", self.offer)
         _proof(self.proof)
 
@@ -88,8 +93,7 @@ class ConnectionRequest(_Message, frozen=True, kw_only=True):
 class ConnectionReady(_Message, frozen=True, kw_only=True):
     """Agent → client: the signaling channel is joined. ``answer`` answers an express knock.
 
-    ``relay`` is where the agent waits for this session: a path at the back end, or a URL of its own. It is
-    there only for a client whose request has :data:`RELAY` among its capabilities.
+    ``capabilities`` are those of the request that the agent has too: it comes there as well.
     """
 
     event: ClassVar[str] = "connection-ready"
@@ -98,13 +102,13 @@ class ConnectionReady(_Message, frozen=True, kw_only=True):
     answer: str | None = None
     reply_to: str | None = None
     ice_servers: tuple[IceServer, ...] | None = None
-    relay: str | None = None
+    capabilities: tuple[str, ...] = ()
     proof: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         _ids(self.agent_id, self.session_id)
+        _words("capabilities", self.capabilities)
         _sdp("answer", self.answer)
-        _text("relay", self.relay, limits.TEXT_BYTES)
         _text("replyTo", self.reply_to, limits.WORD_BYTES)
         _count("iceServers", self.ice_servers or (), limits.ICE_SERVERS)
         _proof(self.proof)
@@ -281,6 +285,12 @@ def _proof(proof: Mapping[str, str] | None) -> None:
     for key, value in (proof or {}).items():
         _text("proof", key, limits.WORD_BYTES)
         _text("proof", value, limits.TEXT_BYTES)
+
+
+def _words(field: str, words: tuple[str, ...]) -> None:
+    _count(field, words, limits.CAPABILITIES)
+    for word in words:
+        _text(field, word, limits.WORD_BYTES)
 
 
 def _text(field: str, text: str | None, limit: int) -> None:

@@ -8,6 +8,9 @@
       │ offer               proof(both nonces, its own) ──▶ │
       │ ◀── answer            proof(both nonces, both sides')
 
+On a wire that needs no descriptions (relay, Broadcast) both sides sign the transcript of its handshake, once
+they have it: :class:`TranscriptProofs`.
+
 What the back end changes on the way, or brings again from an older attempt, no longer fits its proof. A
 request without a proof comes from a plain client, which gets none back. Whether a *key* is the right one is
 not decided here: see the client's list of known agents.
@@ -22,10 +25,19 @@ import msgspec
 from doorstep.protocol.errors import InvalidInput, PeerNotTrusted
 from doorstep.protocol.frame_types import Role
 from doorstep.protocol.ids import AgentId, SessionId
-from doorstep.protocol.proof import NONCE_BYTES, PrivateKey, Proof, PublicKey, fingerprints, statement
+from doorstep.protocol.proof import (
+    NONCE_BYTES,
+    PrivateKey,
+    Proof,
+    PublicKey,
+    fingerprints,
+    sign_transcript,
+    statement,
+    verify_transcript,
+)
 from doorstep.protocol.signaling import Answer, ConnectionReady, ConnectionRequest, Offer
 
-__all__ = ["AgentProofs", "ClientProofs", "Random"]
+__all__ = ["AgentProofs", "ClientProofs", "Random", "TranscriptProofs"]
 
 Random = Callable[[int], bytes]
 """Gives so many unpredictable bytes, as ``secrets.token_bytes``."""
@@ -160,6 +172,41 @@ class AgentProofs:
     def _refuse_without_proof(self, required: bool) -> None:
         if required:
             raise PeerNotTrusted("this agent takes only clients that prove their key, and no proof came")
+
+
+class TranscriptProofs:
+    """One side's proofs of one handshake. Satisfies :class:`doorstep.protocol.seal.Prover`.
+
+    Without ``key`` it sends an empty proof. ``expected`` is the one key the peer may have; with ``required``
+    it has to prove some key.
+    """
+
+    def __init__(
+        self, key: PrivateKey | None, *, expected: PublicKey | None = None, required: bool = False
+    ) -> None:
+        self._key = key
+        self._expected = expected
+        self._required = required or expected is not None
+        self.shown: PublicKey | None = None
+        """The key that the peer has proved; None: it proved none, or was not asked yet."""
+
+    def sign(self, transcript: bytes) -> bytes:
+        """Return our proof."""
+        return b"" if self._key is None else sign_transcript(self._key, transcript)
+
+    def verify(self, transcript: bytes, proof: bytes) -> None:
+        """Check the peer's. Raises :class:`PeerNotTrusted`."""
+        if not proof and not self._required:
+            return
+        shown = verify_transcript(transcript, proof)
+        if self._expected is not None and shown != self._expected:
+            raise PeerNotTrusted(
+                f"the peer proves another key than it should. Expected: {self._expected.fingerprint}. "
+                f"Shown: {shown.fingerprint}. Somebody may stand between the two",
+                self._expected.fingerprint,
+                shown.fingerprint,
+            )
+        self.shown = shown
 
 
 def _statement(

@@ -40,8 +40,8 @@ export interface ConnectionReady {
     /** The ICE username fragment of the offer that is answered. */
     readonly replyTo?: string;
     readonly iceServers?: readonly IceServer[];
-    /** Where the agent waits for this session: a path at the back end, or a URL. */
-    readonly relay?: string;
+    /** Those of the request that the agent has too: it comes there as well. */
+    readonly capabilities?: readonly string[];
     readonly proof?: ProofFields;
 }
 
@@ -193,7 +193,7 @@ const SHAPES: Readonly<Record<Message["event"], Shape>> = {
         answer: sdp,
         replyTo: word,
         iceServers: list(ICE_SERVERS, object(iceServer)),
-        relay: sentence,
+        capabilities: list(CAPABILITIES, word),
         proof,
     },
     "connection-refused": {
