@@ -2,9 +2,11 @@
 
 import { ProtocolError } from "./errors.ts";
 import { isLane, type Lane } from "./lanes.ts";
-import { JSON_BYTES, MAX_FRAME, NAME_CHARACTERS, SMALLEST_FRAME } from "./limits.ts";
+import { JSON_BYTES, MAX_FRAME, NAME_CHARACTERS, SMALLEST_FRAME, STREAMS_STATED } from "./limits.ts";
 
 export const PROTOCOL_VERSION = 1;
+/** The most a DATA frame adds to its bytes: the kind and two numbers. */
+export const HEADER_BYTES = 17;
 
 export type Json = Record<string, unknown>;
 
@@ -18,8 +20,14 @@ interface Greeting {
     readonly maxFrame: number;
 }
 
-export type Hello = Greeting & { readonly kind: "hello"; readonly client: Json };
-export type Welcome = Greeting & { readonly kind: "welcome"; readonly agent: Json };
+/** Which session goes on, and how far: stream id → position (`StreamMachine.position`). */
+export interface Resume {
+    readonly token: string;
+    readonly streams: Readonly<Record<number, number>>;
+}
+
+export type Hello = Greeting & { readonly kind: "hello"; readonly client: Json; readonly resume?: Resume };
+export type Welcome = Greeting & { readonly kind: "welcome"; readonly agent: Json; readonly resume?: Resume };
 export type Open = {
     readonly kind: "open";
     readonly streamId: number;
@@ -110,9 +118,9 @@ export function encode(frame: Frame): Uint8Array<ArrayBuffer> {
 function parts(frame: Frame): Part[] {
     switch (frame.kind) {
         case "hello":
-            return [0x01, body({ ...greeting(frame), client: frame.client })];
+            return [0x01, body({ ...greeting(frame), client: frame.client, resume: frame.resume })];
         case "welcome":
-            return [0x02, body({ ...greeting(frame), agent: frame.agent })];
+            return [0x02, body({ ...greeting(frame), agent: frame.agent, resume: frame.resume })];
         case "open": {
             const { service, method, params, lane, window } = frame;
             return [0x03, varint(frame.streamId), body({ service, method, params, lane, window })];
@@ -340,6 +348,23 @@ class Fields {
         };
     }
 
+    resume(): { resume?: Resume } {
+        if (this.all.resume === undefined) return {};
+        const fields = new Fields(this.object("resume"), this.position);
+        return { resume: { token: fields.name("token"), streams: fields.positions("streams") } };
+    }
+
+    /** Stream ids and how far each was received. */
+    private positions(name: string): Record<number, number> {
+        const all = Object.entries(this.object(name, {}));
+        if (all.length > STREAMS_STATED) return this.bad(name);
+        for (const [id, position] of all) {
+            if (!/^(0|[1-9]\d*)$/.test(id) || !Number.isSafeInteger(Number(id))) return this.bad(name);
+            if (!Number.isSafeInteger(position) || (position as number) < 0) return this.bad(name);
+        }
+        return Object.fromEntries(all) as Record<number, number>;
+    }
+
     private pick(name: string, fallback: unknown): unknown {
         return this.all[name] === undefined ? fallback : this.all[name];
     }
@@ -362,11 +387,13 @@ function isObject(value: unknown): value is Json {
 const DECODERS: Readonly<Record<number, (reader: Reader) => Frame>> = {
     1: (r) => {
         const fields = r.body();
-        return { kind: "hello", ...fields.greeting(), client: fields.object("client", {}) };
+        const client = fields.object("client", {});
+        return { kind: "hello", ...fields.greeting(), client, ...fields.resume() };
     },
     2: (r) => {
         const fields = r.body();
-        return { kind: "welcome", ...fields.greeting(), agent: fields.object("agent", {}) };
+        const agent = fields.object("agent", {});
+        return { kind: "welcome", ...fields.greeting(), agent, ...fields.resume() };
     },
     3: (r) => {
         const streamId = r.number();

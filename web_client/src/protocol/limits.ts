@@ -12,6 +12,10 @@ export const SMALLEST_FRAME = 1 * KIB;
 /** Bytes in one DATA frame: small enough that a keystroke never waits behind a big message. */
 export const DATA_CHUNK = 16 * KIB;
 export const STREAMS_PER_SESSION = 256;
+/** Streams of one session that are open, or ended without the peer having acknowledged it. */
+export const STREAMS_KEPT = 4 * STREAMS_PER_SESSION;
+/** Positions in one greeting: of the streams that either side opened. */
+export const STREAMS_STATED = 2 * STREAMS_KEPT;
 /** Unacknowledged bytes of an interactive stream. */
 export const TERMINAL_WINDOW = 256 * KIB;
 /** Unacknowledged bytes of a bulk stream. */
@@ -40,5 +44,7 @@ export const CAPABILITIES = 32;
 export const LANE_HIGH_WATER = 256 * KIB;
 /** `bufferedAmountLowThreshold`: where a waiting sender goes on. */
 export const LANE_LOW_WATER = 64 * KIB;
+/** Bytes queued on one lane; a wire on which more would wait is closed. */
+export const LANE_LIMIT = 16 * MIB;
 /** Agent names, service names, methods. */
 export const NAME_CHARACTERS = 64;

@@ -2,9 +2,18 @@
 //
 // Mirrors protocol/stream.py: methods named after what this side does return the frame to send; methods named
 // receive… take what the peer sent and throw `ProtocolError` when it may not. A call that throws changes nothing.
+//
+// Of a session that can resume (`replay`) a machine also keeps what the peer has not acknowledged: the frame that
+// opened it, the bytes from `acked` on (never more than the peer's window), FIN and RESET. On another wire `resume()`
+// takes them back and `pull()` gives them out, in order. The peer acknowledges by positions: the bytes it has received
+// without a gap, one more once it has our FIN, and `ENDED` once both directions have ended or the stream was reset.
 
 import { ProtocolError, RemoteError, StreamClosed } from "./errors.ts";
-import type { Accept, Data, Fin, Json, Reset, Window } from "./frames.ts";
+import type { Accept, Data, Fin, Json, Open, Reset, Window } from "./frames.ts";
+import { Kept } from "./kept.ts";
+
+/** The position of one who needs nothing further of this stream. */
+export const ENDED = Number.MAX_SAFE_INTEGER;
 
 export type StreamState = "opening" | "open" | "local-finished" | "peer-finished" | "finished" | "reset";
 export type StreamEvent = "accept" | "send-fin" | "receive-fin" | "reset";
@@ -26,6 +35,8 @@ export interface StreamOptions {
     readonly window: number;
     /** What OPEN carried; 0 for the opener until ACCEPT. */
     readonly peerWindow?: number;
+    /** The session can resume. */
+    readonly replay?: boolean;
 }
 
 export class StreamMachine {
@@ -44,14 +55,29 @@ export class StreamMachine {
     /** What the peer's FIN carried; null until then. */
     trailer: Json | null = null;
     resetByPeer: Reset | null = null;
+    readonly replay: boolean;
+    /** The frame that began our side, while the peer may not have it; an opener sets it. */
+    first: Open | Accept | null = null;
+    /** That frame is to be sent again. */
+    firstDue = false;
     private current: StreamState = "opening";
+    private readonly kept = new Kept();
+    /** What the present wire has been given; below `sent` only after `resume()`. */
+    private resent = 0;
+    private fin: Fin | null = null;
+    private finAcked = false;
+    private finDue = false;
+    private ourReset: Reset | null = null;
+    private endAcked = false;
+    private resetDue = false;
 
-    constructor(streamId: number, { opener, window, peerWindow = 0 }: StreamOptions) {
+    constructor(streamId: number, { opener, window, peerWindow = 0, replay = false }: StreamOptions) {
         this.streamId = streamId;
         this.opener = opener;
         this.window = window;
         this.allowed = peerWindow;
         this.granted = window;
+        this.replay = replay;
     }
 
     get state(): StreamState {
@@ -66,6 +92,27 @@ export class StreamMachine {
     /** The peer's direction ended whole; a later RESET does not change that. */
     get whole(): boolean {
         return this.trailer !== null;
+    }
+
+    /** It has ended, and the peer knows: the machine can be forgotten. */
+    get settled(): boolean {
+        if (!this.replay || !this.ended) return this.ended;
+        return this.endAcked || (this.finAcked && this.current === "finished");
+    }
+
+    /** What we acknowledge of the peer's direction. */
+    get position(): number {
+        return this.ended ? ENDED : this.received + (this.whole ? 1 : 0);
+    }
+
+    /** Bytes the peer has acknowledged; those from here to `sent` are kept. */
+    get acked(): number {
+        return this.kept.start;
+    }
+
+    /** There is something to `pull()` before anything new may be sent. */
+    get behind(): boolean {
+        return this.replay && (this.firstDue || this.resent < this.sent || this.finDue || this.resetDue);
     }
 
     /** Our direction is open. */
@@ -83,7 +130,9 @@ export class StreamMachine {
         if (this.opener || this.current !== "opening")
             throw new StreamClosed("the stream was already accepted");
         this.move("accept");
-        return { kind: "accept", streamId: this.streamId, result, window: this.window };
+        const frame: Accept = { kind: "accept", streamId: this.streamId, result, window: this.window };
+        if (this.replay) this.first = frame;
+        return frame;
     }
 
     /** Send bytes, at most `credit` of them. */
@@ -92,22 +141,38 @@ export class StreamMachine {
         const offset = this.sent;
         if (offset + payload.length > this.allowed)
             throw new StreamClosed("more bytes than the peer's window allows");
+        if (this.replay) {
+            if (this.behind) throw new StreamClosed("what the last wire lost goes first");
+            this.kept.push(payload);
+            this.resent = offset + payload.length;
+        }
         this.sent = offset + payload.length;
         return { kind: "data", streamId: this.streamId, offset, payload };
     }
 
-    /** End our direction whole. */
-    finish(trailer: Json): Fin {
+    /** End our direction whole; null when `pull()` will give the frame in its turn. */
+    finish(trailer: Json): Fin | null {
         this.checkSending();
         this.move("send-fin");
-        return { kind: "fin", streamId: this.streamId, length: this.sent, trailer };
+        const frame: Fin = { kind: "fin", streamId: this.streamId, length: this.sent, trailer };
+        if (this.replay) {
+            this.finDue = this.behind;
+            this.fin = frame;
+        }
+        return this.finDue ? null : frame;
     }
 
-    /** End what has not ended yet; null when there is nothing left to end. */
+    /** End what has not ended yet; null when nothing is left to end or `pull()` will give it. */
     reset(code: string, message: string): Reset | null {
         if (this.ended) return null;
         this.move("reset");
-        return { kind: "reset", streamId: this.streamId, code, message };
+        const frame: Reset = { kind: "reset", streamId: this.streamId, code, message };
+        if (this.replay) {
+            if (this.fin === null) this.drop(this.sent); // a direction that ended whole stays whole
+            this.resetDue = this.behind;
+            this.ourReset = frame;
+        }
+        return this.resetDue ? null : frame;
     }
 
     /** Note that the reader took `count` bytes; the WINDOW when half the window has been consumed. */
@@ -122,12 +187,86 @@ export class StreamMachine {
         return { kind: "window", streamId: this.streamId, received: this.received, limit };
     }
 
+    /** The WINDOW that states our position: due after FIN, RESET and a change of wires. */
+    acknowledge(): Window {
+        const { position } = this;
+        const limit = Math.max(this.granted, position);
+        return { kind: "window", streamId: this.streamId, received: position, limit };
+    }
+
+    // --- on another wire ---
+
+    /** Everything the peer may not have is to be sent again; `position` is what it said it has. */
+    resume(position: number | null = null): void {
+        if (position !== null) {
+            this.checkPosition(position);
+            this.acknowledged(position);
+        }
+        // An acceptor that heard of the opener since: it must have our ACCEPT.
+        const heard = !this.opener && (this.received > 0 || this.acked > 0 || this.whole);
+        this.firstDue = this.first !== null && !heard;
+        this.resent = this.acked;
+        this.finDue = this.fin !== null && !this.finAcked;
+        this.resetDue = this.ourReset !== null && !this.endAcked;
+    }
+
+    /** The next frame to send again, with at most `most` bytes; null when we are not behind. */
+    pull(most: number): Open | Accept | Data | Fin | Reset | null {
+        if (this.firstDue) {
+            this.firstDue = false;
+            return this.first;
+        }
+        if (this.resent < this.sent) {
+            const offset = this.resent;
+            this.resent = Math.min(offset + most, this.sent);
+            const payload = this.kept.slice(offset, this.resent);
+            return { kind: "data", streamId: this.streamId, offset, payload };
+        }
+        if (this.finDue) {
+            this.finDue = false;
+            return this.fin;
+        }
+        if (this.resetDue) {
+            this.resetDue = false;
+            return this.ourReset;
+        }
+        return null;
+    }
+
+    private acknowledged(position: number): void {
+        if (position === ENDED) this.endAcked = true;
+        if (position > this.sent) {
+            this.finAcked = this.fin !== null;
+            this.finDue = false;
+        }
+        this.drop(Math.min(position, this.sent));
+        if (!this.endAcked) return;
+        this.first = null;
+        this.firstDue = this.finDue = this.resetDue = false;
+    }
+
+    /** Keep only the bytes from `until` on. */
+    private drop(until: number): void {
+        this.kept.drop(until);
+        this.resent = Math.max(this.resent, this.acked);
+    }
+
+    private checkPosition(position: number): void {
+        const most = this.sent + (this.fin === null ? 0 : 1);
+        if (position > most && !(this.replay && position === ENDED))
+            throw this.broken("WINDOW for bytes that were not sent");
+    }
+
+    // --- what the peer sent ---
+
     receiveAccept(frame: Accept): void {
-        if (this.current === "reset") return;
+        const again = this.replay && this.opener && this.current !== "opening"; // over another wire
+        if (this.current === "reset" || again) return;
         if (!this.opener || this.current !== "opening")
             throw this.broken("ACCEPT for a stream that is not being opened");
         this.move("accept");
         this.allowed = frame.window;
+        this.first = null;
     }
 
     /** Return the bytes that are new, without those a repeat brings again. */
@@ -143,12 +282,15 @@ export class StreamMachine {
         return fresh;
     }
 
-    /** Widen our credit; a limit below the present one is an old frame. */
+    /** Widen our credit and forget what is acknowledged; what is below the present is an old frame. */
     receiveWindow({ received, limit }: Window): void {
-        if (this.current === "reset") return;
-        if (this.current === "opening" || received > this.sent || received > limit)
-            throw this.broken("WINDOW for bytes that were not sent");
-        this.allowed = Math.max(this.allowed, limit);
+        if (this.current !== "reset") {
+            if (this.current === "opening" || received > limit)
+                throw this.broken("WINDOW for bytes that were not sent");
+            this.checkPosition(received);
+        }
+        if (this.replay) this.acknowledged(received);
+        if (received !== ENDED) this.allowed = Math.max(this.allowed, limit);
     }
 
     /** Note that the peer's direction ended whole; a repeat changes nothing. */
@@ -160,11 +302,13 @@ export class StreamMachine {
         this.trailer = trailer;
     }
 
-    /** End what has not ended yet. */
+    /** End what has not ended yet; the peer needs nothing more of us. */
     receiveReset(frame: Reset): void {
-        if (this.ended) return;
-        this.move("reset");
-        this.resetByPeer = frame;
+        if (!this.ended) {
+            this.move("reset");
+            this.resetByPeer = frame;
+        }
+        this.acknowledged(ENDED);
     }
 
     /** Throw why no further byte will come, unless the peer's direction is open or ended whole. */

@@ -23,12 +23,22 @@ export interface Timing {
     readonly reconnectCap: number;
     /** A wire idle for this long carries a PING. */
     readonly ping: number;
-    /** Nothing received for this long: the wire is reported as stalled. */
+    /** Nothing received for this long: the wire of a session that can resume is lost; any other is stalled. */
     readonly silence: number;
-    /** Nothing received for this long: the wire is lost. */
+    /** Nothing received for this long: the wire of a session that cannot resume is lost, and it with it. */
     readonly giveUp: number;
+    /** The page woke or the network changed: a wire that does not answer within this is replaced. */
+    readonly wake: number;
+    /** A session is kept this long without a wire; then it ends. */
+    readonly keep: number;
+    /** From the start of a relay's socket to its word that it waits; and again for the sealed handshake. */
+    readonly relayOpen: number;
+    /** From joining the relay to the other side being there. */
+    readonly relayWait: number;
     /** Default deadline of a CALL. */
     readonly call: number;
+    /** An orderly end: the peer's last frames on a wire that is being left. */
+    readonly shutdown: number;
 }
 
 export const DEFAULT_TIMING: Timing = Object.freeze({
@@ -45,5 +55,10 @@ export const DEFAULT_TIMING: Timing = Object.freeze({
     ping: 1,
     silence: 3,
     giveUp: 15,
+    wake: 1,
+    keep: 300,
+    relayOpen: 5,
+    relayWait: 20,
     call: 30,
+    shutdown: 2,
 });

@@ -3,13 +3,16 @@
 import { RemoteError } from "../protocol/errors.ts";
 import type { Frame, Json, StreamFrame } from "../protocol/frames.ts";
 import type { Lane } from "../protocol/lanes.ts";
-import { DATA_CHUNK } from "../protocol/limits.ts";
-import { StreamMachine } from "../protocol/stream.ts";
+import type { StreamMachine } from "../protocol/stream.ts";
 
 /** What a stream needs of its session. */
 export interface StreamHost {
+    /** Bytes that one DATA may have. */
+    readonly chunk: number;
+    /** Queue a frame, or drop it while there is no wire. Throws `SessionClosed`. */
     send(lane: Lane, frame: Frame): void;
-    drained(lane: Lane): Promise<void>;
+    /** Resolves when there is a wire and the lane has room on it. Rejects `SessionClosed`. */
+    room(lane: Lane): Promise<void>;
     forget(streamId: number): void;
 }
 
@@ -30,11 +33,13 @@ export class Stream {
     private accept: () => void = () => undefined;
     private refuse: (error: Error) => void = () => undefined;
 
-    constructor(host: StreamHost, id: number, lane: Lane, window: number) {
+    private replays = 0;
+
+    constructor(host: StreamHost, machine: StreamMachine, lane: Lane) {
         this.host = host;
-        this.id = id;
+        this.id = machine.streamId;
         this.lane = lane;
-        this.machine = new StreamMachine(id, { opener: true, window });
+        this.machine = machine;
         this.accepted = new Promise((resolve, reject) => {
             this.accept = resolve;
             this.refuse = reject;
@@ -74,7 +79,8 @@ export class Stream {
     finish(trailer: Json = {}): Promise<void> {
         return this.inTurn(async () => {
             if (this.lost) throw this.lost;
-            this.host.send(this.lane, this.machine.finish(trailer));
+            const frame = this.machine.finish(trailer);
+            if (frame) this.host.send(this.lane, frame);
             this.retire();
         });
     }
@@ -107,15 +113,55 @@ export class Stream {
                 break;
             case "fin":
                 this.machine.receiveFin(frame);
+                this.acknowledge();
                 break;
             case "reset":
                 this.machine.receiveReset(frame);
+                this.acknowledge();
                 this.refuse(new RemoteError(frame.code, frame.message));
                 break;
             case "open": // not ours to receive; the session answers it
         }
         this.retire();
         this.wake();
+    }
+
+    /** Both directions have ended. */
+    get ended(): boolean {
+        return this.machine.ended;
+    }
+
+    /** What we tell the peer that we have. */
+    get position(): number {
+        return this.machine.position;
+    }
+
+    /** Bytes kept for another wire. */
+    get unacknowledged(): number {
+        return this.machine.replay ? this.machine.sent - this.machine.acked : 0;
+    }
+
+    /**
+     * Take back what the peer may not have; return whether anything is to be sent again in turn. OPEN goes at once:
+     * those of later streams must not overtake it.
+     */
+    resume(position: number | null): boolean {
+        const { machine } = this;
+        machine.resume(position);
+        const begun = machine.state !== "opening" && machine.state !== "reset";
+        if (!begun && machine.behind) this.sendAgain();
+        if (begun && !machine.firstDue) this.host.send("control", machine.acknowledge());
+        this.retire();
+        return machine.behind;
+    }
+
+    /** Send again what is due, chunk by chunk as the lane has room; the latest call goes on. Rejects `SessionClosed`. */
+    async replay(): Promise<void> {
+        const turn = ++this.replays;
+        while (turn === this.replays && this.machine.behind) {
+            await this.host.room(this.lane);
+            this.sendAgain();
+        }
     }
 
     /** The session is over; what has arrived can still be read. */
@@ -130,9 +176,13 @@ export class Stream {
     /** Send what the window and the lane allow of `bytes`; return how many went out. */
     private async push(bytes: Uint8Array): Promise<number> {
         while (this.machine.sending && this.machine.credit === 0 && !this.lost) await this.change();
-        if (!this.lost) await this.host.drained(this.lane);
+        if (!this.lost) await this.host.room(this.lane);
         if (this.lost) throw this.lost;
-        const part = bytes.subarray(0, Math.min(DATA_CHUNK, this.machine.credit));
+        if (this.machine.behind) {
+            this.sendAgain();
+            return 0;
+        }
+        const part = bytes.subarray(0, Math.min(this.host.chunk, this.machine.credit));
         this.host.send(this.lane, this.machine.send(part)); // throws when our direction is no longer open
         return part.length;
     }
@@ -143,8 +193,17 @@ export class Stream {
         return done;
     }
 
+    private sendAgain(): void {
+        const frame = this.machine.pull(this.host.chunk);
+        if (frame) this.host.send(this.lane, frame);
+    }
+
+    private acknowledge(): void {
+        if (this.machine.replay) this.host.send("control", this.machine.acknowledge());
+    }
+
     private retire(): void {
-        if (this.machine.ended) this.host.forget(this.id);
+        if (this.machine.settled) this.host.forget(this.id);
     }
 
     private change(): Promise<void> {

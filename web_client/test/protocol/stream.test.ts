@@ -1,9 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { DoorstepError } from "../../src/protocol/errors.ts";
-import type { Json, StreamFrame } from "../../src/protocol/frames.ts";
+import type { Fin, Json, StreamFrame } from "../../src/protocol/frames.ts";
 import { StreamMachine } from "../../src/protocol/stream.ts";
 import { fromHex, plain, vectors, withBytes } from "../vectors.ts";
+import { take } from "./stream_ends.ts";
 
 interface Step {
     readonly do: string;
@@ -52,23 +53,6 @@ function act(machine: StreamMachine, step: Step): unknown {
     }
 }
 
-function take(machine: StreamMachine, frame: StreamFrame): unknown {
-    switch (frame.kind) {
-        case "accept":
-            return machine.receiveAccept(frame);
-        case "data":
-            return machine.receiveData(frame);
-        case "window":
-            return machine.receiveWindow(frame);
-        case "fin":
-            return machine.receiveFin(frame);
-        case "reset":
-            return machine.receiveReset(frame);
-        default:
-            throw new Error(frame.kind);
-    }
-}
-
 describe("stream", () => {
     it.each(scenarios.map((one) => [one.name, one] as const))("%s", (_, scenario) => {
         const machine = new StreamMachine(1, scenario);
@@ -107,7 +91,7 @@ describe("stream", () => {
                     const update = to.consume(unread);
                     if (update) from.receiveWindow(update);
                 }
-                to.receiveFin(from.finish({}));
+                to.receiveFin(from.finish({}) as Fin);
                 expect(got).toEqual(wanted);
                 expect(to.whole).toBe(true);
             }),

@@ -205,22 +205,22 @@ describe("silence", () => {
         vi.useRealTimers();
     });
 
-    it("pings when idle, says stalled after 3 s, ends after 15 s", async () => {
+    it("pings when idle, says stalled after 3 s, a session that cannot resume ends after 15 s", async () => {
         const [session, agent] = await connected();
         vi.advanceTimersByTime(1000);
         await turns();
         expect(agent.seen.at(-1)?.kind).toBe("ping");
-        vi.advanceTimersByTime(1500);
+        vi.advanceTimersByTime(2000);
         expect(session.stalled.value).toBe(false);
-        vi.advanceTimersByTime(500);
+        vi.advanceTimersByTime(250);
         expect(session.stalled.value).toBe(true);
         agent.send({ kind: "ping", timestamp: 5 });
         await turns();
         expect(session.stalled.value).toBe(false);
         expect(agent.seen.at(-1)).toEqual({ kind: "pong", timestamp: 5 });
-        vi.advanceTimersByTime(14_500);
-        expect(session.stalled.value).toBe(true);
-        vi.advanceTimersByTime(500);
-        expect(await session.closed).toBe("the machine went silent");
+        vi.advanceTimersByTime(15_000);
+        expect([session.stalled.value, session.state.value]).toEqual([true, "open"]);
+        vi.advanceTimersByTime(250);
+        expect(await session.closed).toBe("the wire is lost: nothing came for 15 s");
     });
 });
