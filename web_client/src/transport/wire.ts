@@ -13,6 +13,10 @@ export interface WireStats {
     readonly roundTrip?: number;
     readonly bytesSent: number;
     readonly bytesReceived: number;
+    /** Bytes that wait to be sent. */
+    readonly buffered?: number;
+    /** The part of what was sent that was lost on the way, 0 to 1, where the wire knows. */
+    readonly loss?: number;
 }
 
 /** Created open; once closed it stays closed. */
