@@ -143,8 +143,8 @@ class Arq:
 
     @property
     def idle(self) -> bool:
-        """Everything that was written has been acknowledged."""
-        return not self._pieces and not self._unsent
+        """Nothing is to be sent, and everything that was has been acknowledged."""
+        return not self._pieces and not self._unsent and self._wanted is None
 
     @property
     def given_up(self) -> bool:

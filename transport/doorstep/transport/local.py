@@ -9,7 +9,7 @@ from doorstep.protocol.errors import WireClosed
 from doorstep.protocol.frames import Frame
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import LANE_LOW_WATER, MAX_FRAME
-from doorstep.transport.wire import Receiver
+from doorstep.transport.wire import ORDINARY, Receiver
 
 __all__ = ["LocalWire", "local_pair"]
 
@@ -30,6 +30,7 @@ class LocalWire:
     """One end. Other frames still queued when either end closes are lost, as on a real wire."""
 
     kind = "local"
+    traits = ORDINARY
 
     def __init__(self, rate: float | None, max_frame: int) -> None:
         self.max_frame = max_frame

@@ -23,7 +23,7 @@ from doorstep.protocol.relay import Join
 from doorstep.protocol.seal import RANDOM_BYTES, Handshake, Prover, SealedChannel, Unproved
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport.relay_socket import RelaySocket, Token, relay_url
-from doorstep.transport.wire import Receiver
+from doorstep.transport.wire import ORDINARY, Receiver
 
 __all__ = ["RelayWire", "open_relay", "relay_url"]
 
@@ -94,6 +94,7 @@ class RelayWire:
     """One end. See :class:`~doorstep.transport.wire.Wire` for the contract of each method."""
 
     kind = "relay"
+    traits = ORDINARY
     max_frame = MAX_FRAME
 
     def __init__(self, socket: RelaySocket, channel: SealedChannel, steps: dict[str, float]) -> None:

@@ -18,7 +18,7 @@ from doorstep.protocol.errors import InvalidInput, ProtocolError, WireClosed
 from doorstep.protocol.frames import Frame, decode, encode
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import LANE_HIGH_WATER, LANE_LOW_WATER, MAX_FRAME, MIB
-from doorstep.transport.wire import Receiver
+from doorstep.transport.wire import ORDINARY, Receiver
 
 if TYPE_CHECKING:
     from aiortc import RTCDataChannel
@@ -72,6 +72,7 @@ class WebRtcWire:
     """
 
     kind = "webrtc"
+    traits = ORDINARY
 
     def __init__(
         self,

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from doorstep.protocol.frames import Frame
 from doorstep.protocol.lanes import Lane
+from doorstep.protocol.limits import LANE_HIGH_WATER
 
-__all__ = ["Receiver", "Wire"]
+__all__ = ["ORDINARY", "Receiver", "Traits", "Wire"]
 
 Receiver = Callable[[Lane, Frame], None]
 """Called in the event loop for every frame, in order per lane. Must not block and must not raise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a session must know of a kind of wire."""
+
+    lanes: frozenset[Lane] = frozenset(Lane)
+    """Those it carries. Streams of the others wait for a better wire."""
+    high_water: int = LANE_HIGH_WATER
+    """A writer waits above this many bytes in :meth:`Wire.buffered`."""
+    patience: float = 1.0
+    """So many times slower the session asks whether the peer is there, and gives it up."""
+
+
+ORDINARY = Traits()
 
 
 class Wire(Protocol):
@@ -19,8 +36,11 @@ class Wire(Protocol):
 
     @property
     def kind(self) -> str:
-        """``webrtc`` or ``local``."""
+        """``webrtc``, ``relay``, ``broadcast`` or ``local``."""
         ...
+
+    @property
+    def traits(self) -> Traits: ...
 
     @property
     def max_frame(self) -> int:
