@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from doorstep.protocol.frame_types import Role
 from doorstep.protocol.ids import AgentId, SessionId
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import MAX_FRAME
-from doorstep.protocol.seal import OVERHEAD, PROOF_BYTES, Handshake, Prover, SealedChannel, Unproved
+from doorstep.protocol.seal import OVERHEAD, PROOF_BYTES, Handshake, Prover, SealedChannel
+from doorstep.protocol.trust import TranscriptProofs
 
 VECTORS = json.loads((Path(__file__).parents[2] / "protocol" / "vectors" / "seal.json").read_text())
 SESSION = SessionId("session-0001")
 AGENT = AgentId("6f2c1e0a-0b5e-4c7e-9a51-3f1f5f4f9d10")
 RANDOM = bytes(range(64))
 OTHER = bytes(range(100, 164))
+Unproved = partial(TranscriptProofs, None)
 
 
 class Named:

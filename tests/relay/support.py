@@ -18,6 +18,7 @@ from doorstep.protocol.ids import AgentId, SessionId
 from doorstep.protocol.relay import Join, dump
 from doorstep.protocol.seal import Prover
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.protocol.trust import TranscriptProofs
 from doorstep.testing.hub import HubUser, ThrowAwayHub
 from doorstep.transport.relay import RelayWire, open_relay, relay_url
 
@@ -61,7 +62,7 @@ class House:
             session_id=session or self.session,
             agent_id=self.agent,
             token=access_token,
-            prover=prover,
+            prover=prover or TranscriptProofs(None),
             timing=timing,
         )
 

@@ -50,7 +50,6 @@ __all__ = [
     "Handshake",
     "Prover",
     "SealedChannel",
-    "Unproved",
 ]
 
 LABEL = b"doorstep seal 1"
@@ -85,16 +84,6 @@ class Prover(Protocol):
     def verify(self, transcript: bytes, proof: bytes) -> None:
         """Check the peer's proof over its role's transcript; raise a ``DoorstepError`` to refuse."""
         ...
-
-
-class Unproved:
-    """No keys yet: sends an empty proof and believes every peer, as far as the relay can be believed."""
-
-    def sign(self, transcript: bytes) -> bytes:  # noqa: ARG002 - a Prover
-        return b""
-
-    def verify(self, transcript: bytes, proof: bytes) -> None:
-        pass
 
 
 class Handshake:

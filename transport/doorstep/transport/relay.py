@@ -20,7 +20,7 @@ from doorstep.protocol.ids import AgentId, SessionId
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import LANE_HIGH_WATER, LANE_LIMIT, LANE_LOW_WATER, MAX_FRAME, MIB
 from doorstep.protocol.relay import Join
-from doorstep.protocol.seal import RANDOM_BYTES, Handshake, Prover, SealedChannel, Unproved
+from doorstep.protocol.seal import RANDOM_BYTES, Handshake, Prover, SealedChannel
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport.relay_socket import RelaySocket, Token, relay_url
 from doorstep.transport.wire import ORDINARY, Receiver
@@ -40,7 +40,7 @@ async def open_relay(
     session_id: SessionId,
     agent_id: AgentId,
     token: Token,
-    prover: Prover | None = None,
+    prover: Prover,
     timing: Timing = DEFAULT_TIMING,
 ) -> RelayWire:
     """Meet the other side of the session at the relay; return the wire when it has proved who it is.
@@ -57,7 +57,7 @@ async def open_relay(
     try:
         async with asyncio.timeout(timing.relay_open):
             handshake = Handshake(role, session_id, agent_id, secrets.token_bytes(RANDOM_BYTES))
-            channel = await _greet(socket, handshake, prover or Unproved())
+            channel = await _greet(socket, handshake, prover)
     except TimeoutError:
         await socket.close()
         raise DeadlineExceeded("relay_open", timing.relay_open) from None
