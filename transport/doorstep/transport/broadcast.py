@@ -23,7 +23,7 @@ from doorstep.protocol.limits import (
     MAX_FRAME,
     MIB,
 )
-from doorstep.protocol.seal import RANDOM_BYTES, Handshake, Prover, SealedChannel, Unproved
+from doorstep.protocol.seal import RANDOM_BYTES, Handshake, Prover, SealedChannel
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport.broadcast_link import BroadcastLink
 from doorstep.transport.lane_queues import LaneQueues
@@ -45,7 +45,7 @@ async def open_broadcast(
     role: Role,
     session_id: SessionId,
     agent_id: AgentId,
-    prover: Prover | None = None,
+    prover: Prover,
     timing: Timing = DEFAULT_TIMING,
 ) -> BroadcastWire:
     """Meet the other side of the session on its topic; return the wire when it has proved who it is.
@@ -65,7 +65,7 @@ async def open_broadcast(
         await link.open()
         met = clock()
         async with asyncio.timeout(timing.broadcast_open):
-            channel = await _greet(link, outbox, handshake, prover or Unproved())
+            channel = await _greet(link, outbox, handshake, prover)
     except TimeoutError:
         await link.close()
         raise DeadlineExceeded("broadcast_open", timing.broadcast_open) from None
