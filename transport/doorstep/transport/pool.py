@@ -3,16 +3,18 @@
 A way of making wires is an :class:`Opener`; the pool runs all of them at once and knows nothing of what they
 do. The first wire that is ready carries the session; one of a more preferred kind takes over when it comes,
 by make-before-break, which is the session's business; one of a less preferred kind is not needed and closed.
+While a wire carries the session that is not the best, the better ones are tried again, ever less often.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from doorstep.protocol.errors import ConnectFailed, DoorstepError, WireClosed
+from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport.wire import Wire
 
 __all__ = ["Carry", "Opener", "WirePool"]
@@ -32,17 +34,33 @@ class Opener:
     open: Callable[[Carry], Awaitable[None]]
 
 
+def _never(_: DoorstepError) -> bool:
+    return False
+
+
 class WirePool:
     """Opens wires for one session; ``openers`` in order of preference, ``carry`` is the session's."""
 
-    def __init__(self, openers: Sequence[Opener], carry: Carry) -> None:
+    def __init__(
+        self,
+        openers: Sequence[Opener],
+        carry: Carry,
+        *,
+        timing: Timing = DEFAULT_TIMING,
+        is_final: Callable[[DoorstepError], bool] = _never,
+    ) -> None:
+        """``is_final`` says of an opener's error that no other opener can have success either."""
         self._openers = tuple(openers)
         self._carry = carry
+        self._timing = timing
+        self._is_final = is_final
         self._turn = asyncio.Lock()
         self._wire: Wire | None = None
         self._rank = len(self._openers)
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._errors: dict[int, str] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._improving: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -50,24 +68,36 @@ class WirePool:
         """The wire that carries the session, while it lives."""
         return self._wire
 
+    @property
+    def reason(self) -> str:
+        """Why it is not of the most preferred kind; empty when it is, or when there is none."""
+        if self._wire is None or self._rank == 0:
+            return ""
+        best = self._openers[0].kind
+        return f"{best}: {self._errors[0]}" if 0 in self._errors else f"{best} is being tried"
+
     async def open(self, *, anew: bool = False) -> None:
         """Return when a wire carries the session; the openers of better ones go on by themselves.
 
-        ``anew``: the present wire still lives, but shall be replaced by one of any kind. Raises the error of
-        the most preferred opener when none had success.
+        ``anew``: the present wire still lives, but shall be replaced by one of any kind. Without a wire, or
+        anew, what was still being opened is stopped, so that all openers begin together. Raises the first
+        final error, or the error of the most preferred opener when none had success.
         """
         if self._closed:
             raise ConnectFailed("the pool is closed")
-        if anew:
+        if anew or self._wire is None:
+            await self._stop()
             self._rank = len(self._openers)
+            self._errors.clear()
         running = [self._start(rank) for rank in range(self._rank)]
         waiting = set(running)
         while waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if any(not one.cancelled() and one.exception() is None for one in done):
                 return
+            await self._give_up_if_final(done, waiting)
         for one in running:
-            if not one.cancelled() and (error := one.exception()) is not None:
+            if (error := _error_of(one)) is not None:
                 raise error
         if self._wire is None:
             raise ConnectFailed("no wire was opened")
@@ -75,11 +105,23 @@ class WirePool:
     async def close(self) -> None:
         """Stop opening. The wire that carries the session stays: it is the session's."""
         self._closed = True
-        tasks = {*self._tasks.values(), *([self._watch] if self._watch is not None else [])}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._stop()
+        if self._watch is not None:
+            await _ended([self._watch])
+
+    async def _give_up_if_final(
+        self, done: Iterable[asyncio.Task[None]], waiting: set[asyncio.Task[None]]
+    ) -> None:
+        for one in done:
+            error = _error_of(one)
+            if isinstance(error, DoorstepError) and self._is_final(error):
+                await _ended(waiting)
+                raise error
+
+    async def _stop(self) -> None:
+        """End what is being opened; the wire there is stays."""
+        improving, self._improving = self._improving, None
+        await _ended([*self._tasks.values(), *([improving] if improving is not None else [])])
 
     def _start(self, rank: int) -> asyncio.Task[None]:
         running = self._tasks.get(rank)
@@ -94,6 +136,7 @@ class WirePool:
         try:
             await opener.open(lambda wire: self._take(rank, wire))
         except DoorstepError as error:
+            self._errors[rank] = str(error)
             _log.info("no wire by %s: %s", opener.kind, error)
             raise
 
@@ -108,11 +151,43 @@ class WirePool:
             if self._watch is not None:
                 self._watch.cancel()
             self._watch = asyncio.create_task(self._until_gone(wire), name="doorstep-pool-watch")
+            if rank and not self._closed and (self._improving is None or self._improving.done()):
+                self._improving = asyncio.create_task(self._improve(), name="doorstep-pool-improve")
 
     async def _until_gone(self, wire: Wire) -> None:
         await wire.wait_closed()
         if self._wire is wire:
             self._wire, self._rank = None, len(self._openers)
+
+    async def _improve(self) -> None:
+        """Try the better ones again and again, until one of the best carries the session or none does."""
+        pause = self._timing.improve_first
+        while self._can_improve():
+            better = [task for rank, task in self._tasks.items() if rank < self._rank and not task.done()]
+            if better:
+                await asyncio.wait(better)
+                continue
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._timing.improve_cap)
+            if self._can_improve():
+                for rank in range(self._rank):
+                    self._start(rank)
+
+    def _can_improve(self) -> bool:
+        return self._wire is not None and self._rank > 0 and not self._closed
+
+
+async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end."""
+    ending = set(tasks)
+    for task in ending:
+        task.cancel()
+    if ending:
+        await asyncio.wait(ending)
+
+
+def _error_of(task: asyncio.Task[None]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
 
 
 def _seen(task: asyncio.Task[None]) -> None:
