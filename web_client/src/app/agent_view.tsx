@@ -3,6 +3,8 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Agent } from "../client/agents.ts";
 import type { Status } from "../client/connection.ts";
+import { Observable } from "../runtime/observable.ts";
+import type { Session, SessionState } from "../runtime/session.ts";
 import { ChangedKey } from "./changed_key.tsx";
 import { ConnectionPanel } from "./connection_panel.tsx";
 import { useValue } from "./hooks.ts";
@@ -15,12 +17,16 @@ import { Tabs, TerminalPane } from "./terminal_pane.tsx";
 import { inWords } from "./words.ts";
 import type { Workspace } from "./workspace.ts";
 
+const NONE = new Observable<SessionState>("new");
+const NEVER = new Observable(false);
+
 export function AgentView({ agent, workspace }: { agent: Agent; workspace: Workspace }) {
     const { connection } = workspace;
-    const status = useValue(connection.status);
+    const connecting = useValue(connection.status);
     const session = useValue(connection.session);
     const tabs = useValue(workspace.tabs);
     const active = useValue(workspace.active);
+    const status = shown(connecting, useValue(session?.state ?? NONE));
     const [details, setDetails] = useState(false);
 
     useEffect(() => workspace.enter(), [workspace]);
@@ -63,7 +69,7 @@ export function AgentView({ agent, workspace }: { agent: Agent; workspace: Works
                 />
             )}
             {tabs.length > 0 && status.state !== "connected" && (
-                <Interruption workspace={workspace} status={status} />
+                <Interruption workspace={workspace} agent={agent} session={session} />
             )}
             {tabs.length > 0 && <Tabs workspace={workspace} tabs={tabs} active={active} />}
             <div class="stage">
@@ -76,6 +82,13 @@ export function AgentView({ agent, workspace }: { agent: Agent; workspace: Works
             {active && <KeyBar tab={active} />}
         </section>
     );
+}
+
+/** What is going on as its user sees it: a session with a wire is connected, whatever is made beside it. */
+function shown(status: Status, session: SessionState): Status {
+    if (session === "open") return { ...status, state: "connected" };
+    const between = ["idle", "connected", "failed"].includes(status.state);
+    return session === "away" && between ? { ...status, state: "retrying" } : status;
 }
 
 /** The state by its name, with the attempt while there is one going on. */
@@ -117,9 +130,17 @@ function Threshold({ workspace, status, agent }: { workspace: Workspace; status:
     );
 }
 
+interface InterruptionProps {
+    readonly workspace: Workspace;
+    readonly agent: Agent;
+    readonly session: Session | null;
+}
+
 /** Shells were open and the connection is gone: say so above what they still show. */
-function Interruption({ workspace, status }: { workspace: Workspace; status: Status }) {
+function Interruption({ workspace, agent, session }: InterruptionProps) {
     const error = useValue(workspace.connection.error);
+    const active = useValue(workspace.active);
+    const full = useValue(active?.full ?? NEVER);
     if (error)
         return (
             <div class="interruption">
@@ -132,8 +153,11 @@ function Interruption({ workspace, status }: { workspace: Workspace; status: Sta
             </div>
         );
     return (
-        <p class="interruption interruption-note" role="status">
-            Session ended. Reconnecting: {status.state}, attempt {status.attempt}…
+        <p class="interruption interruption-note" role="status" data-testid="interruption">
+            {session ? "Connection lost." : "Session ended."}{" "}
+            {agent.online === false ? "The machine is offline. " : ""}
+            Reconnecting… {session && !full && "Your shells go on where they are, and what you type is kept."}
+            {session && full && "Too much was typed ahead: further keys are not taken."}
         </p>
     );
 }

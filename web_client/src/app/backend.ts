@@ -6,6 +6,7 @@ import { Connection } from "../client/connection.ts";
 import { KnownAgents } from "../client/known.ts";
 import { ownKey } from "../client/own_key.ts";
 import { type Introduced, Trust } from "../client/trust.ts";
+import { watchForWaking } from "../client/waking.ts";
 import type { Signer } from "../protocol/proof.ts";
 import type { IceServer } from "../protocol/signaling.ts";
 import { DEFAULT_TIMING } from "../protocol/timing.ts";
@@ -77,10 +78,20 @@ export class Home {
         return { backend: this.backend, id, name, publicKey };
     }
 
-    /** The page woke up or the network came back. */
+    /** The page woke up or the network changed: the wires first, which need nobody's token. */
+    look(why: string): void {
+        for (const workspace of this.workspaces.values()) workspace.connection.hurry(why);
+    }
+
+    /** The token is fresh: the channels, and the list. */
     hurry(): void {
         this.signaling.hurry();
         void this.agents.load();
+    }
+
+    /** The page goes away for good: the machines need not wait for it. */
+    leave(): void {
+        for (const workspace of this.workspaces.values()) workspace.connection.close("the page was closed");
     }
 
     async close(): Promise<void> {
@@ -127,8 +138,11 @@ export async function start(token: string | null): Promise<void> {
         // Not inside the callback: supabase-js holds its lock there.
         setTimeout(() => changed(event, session?.user ?? null, notice), 0);
     });
-    addEventListener("visibilitychange", () => document.visibilityState === "visible" && wake());
-    addEventListener("online", wake);
+    watchForWaking(wake);
+    addEventListener("pagehide", (event) => {
+        const { value } = account;
+        if (!event.persisted && value.state === "signed-in") value.home.leave();
+    });
 }
 
 /** Returns a sentence that says what is wrong, or null. */
@@ -176,9 +190,10 @@ function changed(
     account.set({ state: "signed-out", notice: event === "INITIAL_SESSION" ? notice : expired });
 }
 
-/** After sleep: first a fresh token, then the channels. */
-function wake(): void {
+/** After sleep: the wires; and for the channels first a fresh token. */
+function wake(why: string): void {
     const { value } = account;
     if (value.state !== "signed-in") return;
+    value.home.look(why);
     void client?.auth.getSession().then(() => value.home.hurry());
 }

@@ -23,6 +23,8 @@ export class TerminalTab {
     readonly state = new Observable<TabState>("waiting");
     /** The Ctrl key of the key bar is down: the next character becomes a control character. */
     readonly control = new Observable(false);
+    /** So much typed waits for the machine that further keys are not taken. */
+    readonly full = new Observable(false);
     /** The element to put where the tab is shown. */
     readonly element = document.createElement("div");
 
@@ -57,9 +59,7 @@ export class TerminalTab {
         );
         this.terminal.unicode.activeVersion = "11";
         this.terminal.onData((text) => this.typed(text));
-        this.terminal.onBinary((bytes) =>
-            this.shell?.type(Uint8Array.from(bytes, (one) => one.charCodeAt(0))),
-        );
+        this.terminal.onBinary((bytes) => this.send(Uint8Array.from(bytes, (one) => one.charCodeAt(0))));
         this.terminal.onResize((size) => void this.shell?.resize(size));
         this.terminal.onTitleChange((title) => this.title.set(title));
         this.observer = new ResizeObserver(() => this.fitSoon());
@@ -163,9 +163,13 @@ export class TerminalTab {
             keys = String.fromCharCode(text.toUpperCase().charCodeAt(0) & 0x1f);
             this.control.set(false);
         }
-        if (this.shell) this.shell.type(keys);
+        if (this.shell) this.send(keys);
         else if (keys === "\r" && this.state.value === "ended" && this.session)
             void this.openShell(this.session);
+    }
+
+    private send(keys: string | Uint8Array): void {
+        if (this.shell) this.full.set(!this.shell.type(keys));
     }
 
     private fitSoon(): void {

@@ -16,13 +16,11 @@ export class Workspace {
     readonly tabs = new Observable<readonly TerminalTab[]>([]);
     readonly active = new Observable<TerminalTab | null>(null);
     private nextNumber = 1;
+    private online = false;
 
     constructor(connection: Connection, agents: Observable<readonly Agent[] | null>) {
         this.connection = connection;
-        connection.session.watch((session) => {
-            session?.stalled.watch(() => this.presenceChanged(agents.value));
-            this.sessionChanged(session);
-        });
+        connection.session.watch((session) => this.sessionChanged(session));
         agents.watch((list) => this.presenceChanged(list));
     }
 
@@ -67,15 +65,14 @@ export class Workspace {
         this.connection.close();
     }
 
-    /**
-     * Offline and silent is gone: no need to wait for the wire's own limit. Back again after it could not be reached:
-     * no need for a click.
-     */
+    /** Back again: no need to wait for the next try, nor for a click if it could not be reached before. */
     private presenceChanged(agents: readonly Agent[] | null): void {
-        const online = agents?.find((agent) => agent.id === this.connection.agentId)?.online ?? null;
-        const session = this.connection.session.value;
-        if (online === false && session?.stalled.value) session.close("the machine went offline");
-        if (online && this.connection.error.value instanceof AgentUnreachable) this.connection.connect();
+        const online = agents?.find((agent) => agent.id === this.connection.agentId)?.online ?? false;
+        const news = online !== this.online;
+        this.online = online;
+        if (!online) return;
+        if (news) this.connection.hurry("the machine is online again");
+        else if (this.connection.error.value instanceof AgentUnreachable) this.connection.connect();
     }
 
     private sessionChanged(session: Session | null): void {

@@ -1,315 +1,181 @@
-// Client: one connection to one agent. Receive → machine → run its effects → re-arm the one timer.
+// Client: the connection to one agent: one session, kept in touch over whatever wires there are, until it ends.
 
-import { Attempt, type AttemptEffect, type AttemptEvent, type AttemptState } from "../protocol/attempt.ts";
-import { type DoorstepError, MalformedMessage, PeerNotTrusted, Unauthorized } from "../protocol/errors.ts";
-import { signalingTopic } from "../protocol/ids.ts";
-import { dump, type IceServer, type Message, type ProofFields, parse } from "../protocol/signaling.ts";
-import type { Timing } from "../protocol/timing.ts";
-import { Observable, type Unwatch } from "../runtime/observable.ts";
+import {
+    AgentUnreachable,
+    ConnectFailed,
+    type DoorstepError,
+    SessionClosed,
+    SignalingLost,
+} from "../protocol/errors.ts";
+import { Observable } from "../runtime/observable.ts";
 import { Session } from "../runtime/session.ts";
-import type { Channel, Signaling } from "../transport/signaling.ts";
 import type { Wire } from "../transport/wire.ts";
+import { type Carry, Connector, type ConnectorOptions, type Status } from "./connector.ts";
+import { Keeper } from "./keeper.ts";
 import type { Trust } from "./trust.ts";
 
-/** What a connection needs of the channel of all agents. */
-export interface Knocking {
-    joined(): Promise<void>;
-    send(event: string, payload: Record<string, unknown>): Promise<void>;
-    listen(listener: (event: string, payload: unknown) => void): Unwatch;
-}
+export type { Knocking, PeerLike, Status } from "./connector.ts";
 
-/** What a connection needs of a peer; `Peer` in transport/webrtc.ts is the real one. */
-export interface PeerLike {
-    onCandidate: ((candidate: { candidate: string; sdpMid: string | null }) => void) | null;
-    createOffer(): Promise<string>;
-    applyAnswer(sdp: string): Promise<void>;
-    addCandidate(candidate: { candidate: string; sdpMid: string | null }): Promise<void>;
-    wire(): Promise<Wire>;
-    close(): void;
-}
+type Shared = "agentId" | "agents" | "signaling" | "iceServers" | "timing" | "makePeer";
 
-export interface ConnectionOptions {
-    readonly agentId: string;
-    readonly agents: Knocking;
-    readonly signaling: Signaling;
-    readonly iceServers: readonly IceServer[];
-    readonly timing: Timing;
+export interface ConnectionOptions extends Pick<ConnectorOptions, Shared> {
     /** Without it this is a plain client: it proves nothing and believes every agent. */
     readonly makeTrust?: (sessionId: string) => Trust;
-    readonly makePeer: (iceServers: readonly IceServer[]) => PeerLike;
 }
 
-export interface Status {
-    readonly state: AttemptState;
-    /** From 1; 0 before the first. */
-    readonly attempt: number;
-    readonly reason: string;
-}
+const IDLE: Status = { state: "idle", attempt: 0, reason: "" };
 
 export class Connection {
     readonly agentId: string;
-    readonly status = new Observable<Status>({ state: "idle", attempt: 0, reason: "" });
-    /** The live session, while there is one. */
+    /** How connecting stands: at first, and again whenever another wire is made. */
+    readonly status = new Observable<Status>(IDLE);
+    /** The session, while there is one; it may be without a wire. */
     readonly session = new Observable<Session | null>(null);
-    /** Why connecting ended for good; null while it is going on or up. */
+    /** Why it ended for good; null while it is going on or up. */
     readonly error = new Observable<DoorstepError | null>(null);
 
-    readonly trust: Trust | undefined;
-
     private readonly options: ConnectionOptions;
-    private readonly machine: Attempt;
-    private readonly sessionId = randomId();
-    private peer: PeerLike | null = null;
-    /** Candidates follow the message they belong to. */
-    private proving: Promise<unknown> = Promise.resolve();
-    private channel: Channel | null = null;
-    private timer: ReturnType<typeof setTimeout> | undefined;
-    private unlisten: Unwatch | null = null;
-    private queue: AttemptEvent[] = [];
-    private running = false;
-    private pausing = false;
+    /** A session's own; another session is another one to the agent. */
+    private sessionId = randomId();
+    private trusting: Trust | undefined;
+    private used = false;
+    private keeper: Keeper | null = null;
+    private connector: Connector | null = null;
+    private again: ReturnType<typeof setTimeout> | undefined;
+    private open = false;
+    /** Sessions in a row that ended as soon as they had begun. */
+    private brief = 0;
 
     constructor(options: ConnectionOptions) {
         this.options = options;
         this.agentId = options.agentId;
-        this.trust = options.makeTrust?.(this.sessionId);
-        this.machine = new Attempt(options.agentId, this.sessionId, { timing: options.timing });
+        this.trusting = options.makeTrust?.(this.sessionId);
     }
 
-    /** Start connecting; nothing happens when that is going on or done. */
+    /** Whom the present session, or the next one, believes. */
+    get trust(): Trust | undefined {
+        return this.trusting;
+    }
+
+    /** Start connecting, or go on at once; nothing happens when a session is up. */
     connect(): void {
-        const { state } = this.machine;
-        if (state === "failed" && !this.machine.outcome?.retryable) this.dispatch({ type: "stop" });
-        if (this.machine.state !== "idle") return;
+        this.open = true;
+        clearTimeout(this.again);
+        if (this.session.value) this.keeper?.hurry("asked for");
+        else if (!this.connector) void this.begin();
+    }
+
+    /** The page woke, the network changed or the machine is back: look at once whether the wire still answers. */
+    hurry(why: string): void {
+        if (!this.open) return;
+        const error = this.error.value;
+        const curable = [AgentUnreachable, ConnectFailed, SignalingLost, SessionClosed];
+        if (this.session.value) this.keeper?.hurry(why);
+        else if (this.connector) this.connector.hurry();
+        else if (error === null || curable.some((kind) => error instanceof kind)) this.connect();
+    }
+
+    /** End the session and release everything; `connect()` may follow. Idempotent. */
+    close(reason = "closed by this page"): void {
+        this.open = false;
+        clearTimeout(this.again);
+        const session = this.session.value;
+        this.forget();
+        session?.close(reason);
+        this.connector?.cancel(reason);
+        this.connector = null;
         this.error.set(null);
-        this.unlisten ??= this.options.agents.listen((event, payload) => this.receive(event, payload));
-        this.dispatch({ type: "connect" });
+        if (this.status.value.state !== "idle")
+            this.status.set({ ...this.status.value, state: "idle", reason });
     }
 
-    /** Release everything; `connect()` may follow. Idempotent. */
-    close(): void {
-        this.unlisten?.();
-        this.unlisten = null;
-        this.dispatch({ type: "stop" });
-    }
-
-    private receive(event: string, payload: unknown): void {
-        let message: Message;
-        try {
-            message = parse(event, payload);
-        } catch (error) {
-            if (!(error instanceof MalformedMessage)) throw error;
-            console.warn("signaling message dropped:", error.message);
-            return;
+    /** A new session, from the first knock to the first wire. */
+    private async begin(): Promise<void> {
+        this.error.set(null);
+        if (this.used) {
+            this.sessionId = randomId();
+            this.trusting = this.options.makeTrust?.(this.sessionId);
         }
-        this.dispatch(message);
+        this.used = false;
+        try {
+            await this.road((wire) => this.start(wire));
+        } catch (error) {
+            if (this.open && !this.session.value) this.error.set(error as DoorstepError);
+        }
     }
 
-    private dispatch(event: AttemptEvent): void {
-        this.queue.push(event);
-        if (this.running) return;
-        this.running = true;
+    private async start(wire: Wire): Promise<void> {
+        const connector = this.connector;
+        const session = new Session(this.sessionId, this.options.timing);
+        this.used = true;
+        await session.start(wire);
+        if (this.connector !== connector || connector === null) {
+            session.close("no longer wanted");
+            throw new SessionClosed("no longer wanted");
+        }
+        this.adopt(session);
+    }
+
+    private adopt(session: Session): void {
+        const since = performance.now();
+        this.keeper = new Keeper(session, {
+            reconnect: () => this.road((wire) => session.carry(wire)),
+            hurry: () => this.connector?.hurry(),
+            timing: this.options.timing,
+        });
+        this.session.set(session);
+        this.keeper.start();
+        void session.closed.then((reason) => this.ended(session, reason, (performance.now() - since) / 1000));
+    }
+
+    /** One connect over signaling, whose wire `carry` takes. */
+    private async road(carry: Carry): Promise<void> {
+        const { agentId, agents, signaling, iceServers, timing, makePeer } = this.options;
+        const connector = new Connector({
+            agentId,
+            sessionId: this.sessionId,
+            agents,
+            signaling,
+            iceServers,
+            timing,
+            trust: this.trusting,
+            makePeer,
+            carry,
+            onStatus: (status) => this.connector === connector && this.status.set(status),
+        });
+        this.connector = connector;
         try {
-            for (let next = this.queue.shift(); next; next = this.queue.shift()) this.step(next);
+            await connector.connect();
         } finally {
-            this.running = false;
+            if (this.connector === connector) this.connector = null;
         }
     }
 
-    private step(event: AttemptEvent): void {
-        this.machine.handle(event, now());
-        this.drain();
-    }
-
-    private drain(): void {
-        for (const effect of this.machine.effects()) this.run(effect);
-        this.rearm();
-    }
-
-    /** One timer: the pause before a retry, or the machine's own deadline. */
-    private rearm(): void {
-        const { state, outcome } = this.machine;
-        if (state === "failed") {
-            clearTimeout(this.timer);
-            if (outcome?.retryable) this.dispatch({ type: "pause" });
-            else this.error.set(outcome?.error ?? null);
-            return;
-        }
-        if (state === "retrying") {
-            if (this.pausing) return;
-            this.pausing = true;
-            clearTimeout(this.timer);
-            this.timer = setTimeout(
-                () => {
-                    this.pausing = false;
-                    this.dispatch({ type: "retry" });
-                },
-                (outcome?.pause ?? 0) * 1000,
-            );
-            return;
-        }
-        this.pausing = false;
-        clearTimeout(this.timer);
-        const deadline = this.machine.deadline();
-        if (deadline === null) return;
-        this.timer = setTimeout(
-            () => {
-                this.machine.handleTimer(now());
-                this.drain();
-            },
-            Math.max(0, deadline - now()) * 1000 + 1,
-        );
-    }
-
-    private run(effect: AttemptEffect): void {
-        switch (effect.type) {
-            case "report":
-                this.status.set({ state: effect.state, attempt: effect.attempt, reason: effect.reason });
-                return;
-            case "ignored":
-                console.debug(`${effect.event} ignored: ${effect.why}`);
-                return;
-            case "join-agents":
-                return this.onChannel(effect.serial, this.options.agents.joined(), "agents-joined");
-            case "join-signaling":
-                return this.onChannel(effect.serial, this.joinSignaling(effect.serial), "signaling-joined");
-            case "send-request": {
-                const { message } = effect;
-                const sent = this.proved(message, this.trust?.request(message), (proved) =>
-                    this.options.agents.send(...dump(proved)),
-                );
-                return this.onChannel(effect.serial, sent, "request-sent");
-            }
-            case "send-offer": {
-                const { message, proof } = effect;
-                const sent = this.proved(message, this.trust?.offer(message, proof), (proved) =>
-                    this.broadcast(proved),
-                );
-                return this.onChannel(effect.serial, sent, "offer-sent");
-            }
-            case "send-candidate":
-                this.proving
-                    .then(() => this.broadcast(effect.message))
-                    .catch((error: Error) => console.debug(error.message));
-                return;
-            case "create-offer":
-                void this.createOffer(effect.serial, effect.iceServers ?? this.options.iceServers);
-                return;
-            case "apply-answer":
-                void this.applyAnswer(effect.serial, effect.sdp, effect.proof);
-                return;
-            case "add-candidate":
-                void this.peer?.addCandidate(effect.candidate);
-                return;
-            case "leave-signaling":
-                void this.channel?.leave();
-                this.channel = null;
-                return;
-            case "close-peer":
-                this.session.value?.close("closed by this page");
-                this.session.set(null);
-                this.peer?.close();
-                this.peer = null;
-        }
-    }
-
-    private onChannel(
-        serial: number,
-        work: Promise<unknown>,
-        type: "agents-joined" | "signaling-joined" | "request-sent" | "offer-sent",
-    ): void {
-        work.then(
-            () => this.dispatch({ type, serial }),
-            (error: Error) => {
-                if (error instanceof PeerNotTrusted) return this.distrust(serial, error);
-                const type = error instanceof Unauthorized ? "denied" : "channel-lost";
-                this.dispatch({ type, serial, reason: error.message });
-            },
-        );
-    }
-
-    private proved<M>(plain: M, proof: Promise<M> | undefined, send: (message: M) => Promise<void>) {
-        if (!proof) return send(plain);
-        const sent = proof.then(send);
-        this.proving = sent.catch(() => undefined); // told by the caller's promise
-        return sent;
-    }
-
-    private distrust(serial: number, { message, known, shown }: PeerNotTrusted): void {
-        this.dispatch({ type: "not-trusted", serial, reason: message, known, shown });
-    }
-
-    private async joinSignaling(serial: number): Promise<void> {
-        let channel: Channel | null = null;
-        channel = await this.options.signaling.join(
-            {
-                topic: signalingTopic(this.agentId),
-                onMessage: (event, payload) => this.receive(event, payload),
-                onState: (state) => {
-                    if (state === "lost" && channel && this.channel === channel)
-                        this.dispatch({
-                            type: "channel-lost",
-                            serial,
-                            reason: "the signaling channel was lost",
-                        });
-                },
-            },
-            this.options.timing.join,
-        );
-        if (serial === this.machine.serial && this.machine.state !== "idle") this.channel = channel;
-        else void channel.leave();
-    }
-
-    private broadcast(message: Message): Promise<void> {
-        if (!this.channel) return Promise.reject(new Error("the signaling channel is not joined"));
-        return this.channel.send(...dump(message));
-    }
-
-    private async createOffer(serial: number, iceServers: readonly IceServer[]): Promise<void> {
-        try {
-            const peer = this.options.makePeer(iceServers);
-            this.peer = peer;
-            peer.onCandidate = (candidate) => this.dispatch({ type: "local-candidate", serial, candidate });
-            const sdp = await peer.createOffer();
-            if (this.peer === peer) this.dispatch({ type: "offer-created", serial, sdp });
-        } catch (error) {
-            this.dispatch({ type: "peer-failed", serial, reason: (error as Error).message });
-        }
-    }
-
-    private async applyAnswer(serial: number, sdp: string, proof?: ProofFields): Promise<void> {
-        const { peer } = this;
-        if (!peer) return;
-        try {
-            await this.trust?.answer(sdp, proof);
-            if (this.peer !== peer) return;
-            await peer.applyAnswer(sdp);
-            const wire = await peer.wire();
-            const session = new Session(this.sessionId, this.options.timing);
-            await session.start(wire);
-            if (this.peer !== peer) {
-                session.close("no longer wanted");
-                return;
-            }
-            this.session.set(session);
-            void session.closed.then((reason) => this.lost(serial, session, reason));
-            this.dispatch({ type: "wire-up", serial });
-        } catch (error) {
-            if (this.peer !== peer) return;
-            if (error instanceof PeerNotTrusted) this.distrust(serial, error);
-            else this.dispatch({ type: "peer-failed", serial, reason: (error as Error).message });
-        }
-    }
-
-    private lost(serial: number, session: Session, reason: string): void {
+    /** The session has ended. If the agent let it go, or lost it, there is another to be had. */
+    private ended(session: Session, reason: string, lived: number): void {
         if (this.session.value !== session) return; // we closed it
-        this.session.set(null);
-        this.dispatch({ type: "wire-lost", serial, reason });
+        const fatal = this.keeper?.fatal ?? null;
+        this.forget();
+        this.connector?.cancel(reason);
+        this.connector = null;
+        if (fatal || session.ending === "kept" || session.ending === "broken") {
+            this.error.set(fatal ?? new SessionClosed(reason));
+            this.status.set({ state: "failed", attempt: this.status.value.attempt, reason });
+            return;
+        }
+        const { retryPause } = this.options.timing;
+        this.brief = lived < retryPause ? this.brief + 1 : 0;
+        if (this.brief > 1) {
+            this.status.set({ state: "retrying", attempt: 0, reason });
+            this.again = setTimeout(() => this.connect(), retryPause * 1000);
+        } else this.connect();
     }
-}
 
-function now(): number {
-    return performance.now() / 1000;
+    private forget(): void {
+        this.keeper?.stop();
+        this.keeper = null;
+        this.session.set(null);
+    }
 }
 
 /** `crypto.randomUUID` needs a secure context, which a page on a plain LAN address is not. */

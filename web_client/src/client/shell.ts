@@ -1,6 +1,6 @@
 // Client: one shell of the agent's terminal service. Output is taken only as fast as the screen takes it.
 
-import { RemoteError } from "../protocol/errors.ts";
+import { DeadlineExceeded, RemoteError } from "../protocol/errors.ts";
 import type { Session } from "../runtime/session.ts";
 import type { Stream } from "../runtime/stream.ts";
 
@@ -17,6 +17,9 @@ export interface Screen {
 /** Bytes the screen may have pending. The peer's window bounds the rest, so Ctrl-C is seen at once under `yes`. */
 const SCREEN_BYTES = 64 * 1024;
 
+/** Bytes of keystrokes that may wait for the machine, as while there is no wire; one paste may be larger. */
+const TYPED_BYTES = 256 * 1024;
+
 const utf8 = new TextEncoder();
 
 export class Shell {
@@ -27,6 +30,7 @@ export class Shell {
     private readonly stream: Stream;
     private wanted: Size;
     private resizing = false;
+    private typed = 0;
 
     private constructor(session: Session, stream: Stream, size: Size, screen: Screen) {
         this.session = session;
@@ -49,10 +53,18 @@ export class Shell {
         return new Shell(session, stream, size, screen);
     }
 
-    /** Keystrokes; those typed after the shell's end are dropped. */
-    type(keys: string | Uint8Array): void {
+    /** Keystrokes; false when so many wait already that these are not taken. Those after the shell's end are dropped. */
+    type(keys: string | Uint8Array): boolean {
         const bytes = typeof keys === "string" ? utf8.encode(keys) : keys;
-        this.stream.write(bytes).catch((error: Error) => console.debug("keystroke dropped:", error.message));
+        if (this.typed > 0 && this.typed + bytes.length > TYPED_BYTES) return false;
+        this.typed += bytes.length;
+        this.stream
+            .write(bytes)
+            .catch((error: Error) => console.debug("keystroke dropped:", error.message))
+            .finally(() => {
+                this.typed -= bytes.length;
+            });
+        return true;
     }
 
     /** The newest size wins; at most one call is on its way. */
@@ -68,7 +80,12 @@ export class Shell {
                     cols: sent.cols,
                     rows: sent.rows,
                 };
-                await this.session.call("terminal.resize", params);
+                try {
+                    await this.session.call("terminal.resize", params);
+                } catch (error) {
+                    if (!(error instanceof DeadlineExceeded)) throw error;
+                    sent = null; // there was no wire for so long: once more
+                }
             }
         } catch (error) {
             console.debug("resize:", (error as Error).message); // the shell has just ended, or the session has

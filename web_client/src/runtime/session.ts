@@ -36,6 +36,9 @@ export const TRANSITIONS: Readonly<Record<SessionState, readonly SessionState[]>
     closed: [],
 });
 
+/** What ended it: this side; the peer; no wire for `timing.keep`; its one wire was lost; a fault of either side. */
+export type Ending = "closed" | "peer" | "kept" | "lost" | "broken";
+
 export interface SessionStats extends WireStats {
     readonly state: SessionState;
     /** PING to PONG through both sessions, in milliseconds. */
@@ -67,6 +70,9 @@ export class Session {
     readonly roundTrip = new Observable<number | null>(null);
     /** Resolves with the reason when the session has ended. Never rejects. */
     readonly closed: Promise<string>;
+
+    /** Why it ended, in a word; null before. */
+    ending: Ending | null = null;
 
     private readonly timing: Timing;
     private readonly features: readonly string[];
@@ -146,15 +152,16 @@ export class Session {
 
     /** End the session, its streams and its wires; the peer is told. Idempotent. */
     close(reason = "closed"): void {
-        this.end(reason);
+        this.end(reason, "closed");
     }
 
     /** The one way out; the first reason counts. The peer is told, for it would wait for another wire otherwise. */
-    private end(reason: string, code = "closed", tell = true): void {
+    private end(reason: string, ending: Ending, code = "closed"): void {
         if (this.over) return;
         const error = new SessionClosed(reason);
         this.over = error;
-        if (tell && this.current === "open" && this.resumable && this.link) {
+        this.ending = ending;
+        if (ending !== "peer" && this.current === "open" && this.resumable && this.link) {
             const message = reason.slice(0, MESSAGE_CHARACTERS);
             this.link.send({ kind: "reset", streamId: 0, code, message });
             this.link.farewell = true;
@@ -213,14 +220,14 @@ export class Session {
     /** No wire carries the session any more. */
     private away(reason: string): void {
         if (!this.resumable) {
-            this.end(reason);
+            this.end(reason, "lost");
             return;
         }
         this.outbound.use(null);
         this.move("away");
         this.stopTimers();
         const ended = `no wire for ${this.timing.keep} s, since ${reason}`;
-        this.keeping = setTimeout(() => this.end(ended), this.timing.keep * 1000);
+        this.keeping = setTimeout(() => this.end(ended, "kept"), this.timing.keep * 1000);
         this.publish();
     }
 
@@ -317,7 +324,7 @@ export class Session {
             if (error instanceof ProtocolError) this.broken(link, error);
             else {
                 console.error("a frame could not be handled", error);
-                this.end("internal error", "internal");
+                this.end("internal error", "broken", "internal");
             }
         }
     }
@@ -325,7 +332,7 @@ export class Session {
     private broken(link: Link, error: ProtocolError): void {
         const reason = `the peer broke the protocol: ${error.message}`;
         if (link.state === "greeting") this.drop(link, reason);
-        else this.end(reason, "protocol");
+        else this.end(reason, "broken", "protocol");
     }
 
     private dispatch(link: Link, lane: Lane, frame: Frame): void {
@@ -348,7 +355,7 @@ export class Session {
                 return this.calls.receive(frame);
             case "reset":
                 if (frame.streamId === 0 && this.resumable)
-                    return this.end(`closed by the peer: ${frame.message}`, "closed", false);
+                    return this.end(`closed by the peer: ${frame.message}`, "peer");
                 return this.streams.receive(lane, frame);
             case "open":
             case "accept":
@@ -397,7 +404,7 @@ export class Session {
         else if (frame.resume !== undefined && frame.resume.token === this.token) {
             link.positions = frame.resume.streams;
             this.goOver(link);
-        } else if (this.current === "away") this.end("the agent does not know this session any more");
+        } else if (this.current === "away") this.end("the agent does not know this session any more", "peer");
         else throw new ProtocolError("WELCOME of another session");
     }
 

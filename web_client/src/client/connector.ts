@@ -1,0 +1,318 @@
+// Client: one connect, with its retries, to one agent. Receive → machine → run its effects → re-arm the one timer.
+
+import { Attempt, type AttemptEffect, type AttemptEvent, type AttemptState } from "../protocol/attempt.ts";
+import { ConnectFailed, MalformedMessage, PeerNotTrusted, Unauthorized } from "../protocol/errors.ts";
+import { signalingTopic } from "../protocol/ids.ts";
+import { dump, type IceServer, type Message, type ProofFields, parse } from "../protocol/signaling.ts";
+import type { Timing } from "../protocol/timing.ts";
+import type { Unwatch } from "../runtime/observable.ts";
+import type { Channel, Signaling } from "../transport/signaling.ts";
+import type { Wire } from "../transport/wire.ts";
+import type { Trust } from "./trust.ts";
+
+/** What a connection needs of the channel of all agents. */
+export interface Knocking {
+    joined(): Promise<void>;
+    send(event: string, payload: Record<string, unknown>): Promise<void>;
+    listen(listener: (event: string, payload: unknown) => void): Unwatch;
+}
+
+/** What a connection needs of a peer; `Peer` in transport/webrtc.ts is the real one. */
+export interface PeerLike {
+    onCandidate: ((candidate: { candidate: string; sdpMid: string | null }) => void) | null;
+    createOffer(): Promise<string>;
+    applyAnswer(sdp: string): Promise<void>;
+    addCandidate(candidate: { candidate: string; sdpMid: string | null }): Promise<void>;
+    wire(): Promise<Wire>;
+    close(): void;
+}
+
+/** Takes the session over to a wire, which it owns from then on; rejects when it is not carried. */
+export type Carry = (wire: Wire) => Promise<void>;
+
+export interface Status {
+    readonly state: AttemptState;
+    /** From 1; 0 before the first. */
+    readonly attempt: number;
+    readonly reason: string;
+}
+
+export interface ConnectorOptions {
+    readonly agentId: string;
+    readonly sessionId: string;
+    readonly agents: Knocking;
+    readonly signaling: Signaling;
+    readonly iceServers: readonly IceServer[];
+    readonly timing: Timing;
+    /** Without it this is a plain client: it proves nothing and believes every agent. */
+    readonly trust?: Trust | undefined;
+    readonly makePeer: (iceServers: readonly IceServer[]) => PeerLike;
+    readonly carry: Carry;
+    /** Hears every state once, in order. */
+    readonly onStatus?: (status: Status) => void;
+}
+
+/** Used once: `connect()` makes a wire that carries the session, or throws and leaves nothing behind. */
+export class Connector {
+    private readonly options: ConnectorOptions;
+    private readonly trust: Trust | undefined;
+    private readonly machine: Attempt;
+    private peer: PeerLike | null = null;
+    /** Candidates follow the message they belong to. */
+    private proving: Promise<unknown> = Promise.resolve();
+    private channel: Channel | null = null;
+    private timer: ReturnType<typeof setTimeout> | undefined;
+    private unlisten: Unwatch | null = null;
+    private queue: AttemptEvent[] = [];
+    private running = false;
+    private pausing = false;
+    private done: () => void = () => undefined;
+    private fail: (error: Error) => void = () => undefined;
+
+    constructor(options: ConnectorOptions) {
+        this.options = options;
+        this.trust = options.trust;
+        this.machine = new Attempt(options.agentId, options.sessionId, { timing: options.timing });
+    }
+
+    /** Resolves when a wire carries the session. Rejects with the error of the last attempt, or `ConnectFailed`. */
+    async connect(): Promise<void> {
+        const settled = new Promise<void>((resolve, reject) => {
+            this.done = resolve;
+            this.fail = reject;
+        });
+        this.unlisten = this.options.agents.listen((event, payload) => this.receive(event, payload));
+        this.dispatch({ type: "connect" });
+        try {
+            await settled;
+        } finally {
+            this.release();
+        }
+    }
+
+    /** Give up: release everything. */
+    cancel(reason: string): void {
+        this.release();
+        if (this.machine.state !== "connected") this.dispatch({ type: "stop", reason });
+        this.fail(new ConnectFailed(reason));
+    }
+
+    /** The network is another one: no pause before the next attempt. */
+    hurry(): void {
+        if (this.machine.state === "retrying") this.retry();
+    }
+
+    private release(): void {
+        this.unlisten?.();
+        this.unlisten = null;
+    }
+
+    private receive(event: string, payload: unknown): void {
+        let message: Message;
+        try {
+            message = parse(event, payload);
+        } catch (error) {
+            if (!(error instanceof MalformedMessage)) throw error;
+            console.warn("signaling message dropped:", error.message);
+            return;
+        }
+        this.dispatch(message);
+    }
+
+    private dispatch(event: AttemptEvent): void {
+        this.queue.push(event);
+        if (this.running) return;
+        this.running = true;
+        try {
+            for (let next = this.queue.shift(); next; next = this.queue.shift()) this.step(next);
+        } finally {
+            this.running = false;
+        }
+    }
+
+    private step(event: AttemptEvent): void {
+        this.machine.handle(event, now());
+        this.drain();
+    }
+
+    private drain(): void {
+        for (const effect of this.machine.effects()) this.run(effect);
+        this.rearm();
+    }
+
+    /** One timer: the pause before a retry, or the machine's own deadline. */
+    private rearm(): void {
+        const { state, outcome } = this.machine;
+        if (state === "failed") {
+            clearTimeout(this.timer);
+            if (outcome?.retryable) this.dispatch({ type: "pause" });
+            else this.fail(outcome?.error ?? new ConnectFailed("not connected"));
+            return;
+        }
+        if (state === "retrying") {
+            if (this.pausing) return;
+            this.pausing = true;
+            clearTimeout(this.timer);
+            this.timer = setTimeout(() => this.retry(), (outcome?.pause ?? 0) * 1000);
+            return;
+        }
+        this.pausing = false;
+        clearTimeout(this.timer);
+        const deadline = this.machine.deadline();
+        if (deadline === null) return;
+        this.timer = setTimeout(
+            () => {
+                this.machine.handleTimer(now());
+                this.drain();
+            },
+            Math.max(0, deadline - now()) * 1000 + 1,
+        );
+    }
+
+    private retry(): void {
+        clearTimeout(this.timer);
+        this.pausing = false;
+        this.dispatch({ type: "retry" });
+    }
+
+    private run(effect: AttemptEffect): void {
+        switch (effect.type) {
+            case "report":
+                this.report({ state: effect.state, attempt: effect.attempt, reason: effect.reason });
+                return;
+            case "ignored":
+                console.debug(`${effect.event} ignored: ${effect.why}`);
+                return;
+            case "join-agents":
+                return this.onChannel(effect.serial, this.options.agents.joined(), "agents-joined");
+            case "join-signaling":
+                return this.onChannel(effect.serial, this.joinSignaling(effect.serial), "signaling-joined");
+            case "send-request": {
+                const { message } = effect;
+                const sent = this.proved(message, this.trust?.request(message), (proved) =>
+                    this.options.agents.send(...dump(proved)),
+                );
+                return this.onChannel(effect.serial, sent, "request-sent");
+            }
+            case "send-offer": {
+                const { message, proof } = effect;
+                const sent = this.proved(message, this.trust?.offer(message, proof), (proved) =>
+                    this.broadcast(proved),
+                );
+                return this.onChannel(effect.serial, sent, "offer-sent");
+            }
+            case "send-candidate":
+                this.proving
+                    .then(() => this.broadcast(effect.message))
+                    .catch((error: Error) => console.debug(error.message));
+                return;
+            case "create-offer":
+                void this.createOffer(effect.serial, effect.iceServers ?? this.options.iceServers);
+                return;
+            case "apply-answer":
+                void this.applyAnswer(effect.serial, effect.sdp, effect.proof);
+                return;
+            case "add-candidate":
+                void this.peer?.addCandidate(effect.candidate);
+                return;
+            case "leave-signaling":
+                void this.channel?.leave();
+                this.channel = null;
+                return;
+            case "close-peer":
+                this.peer?.close();
+                this.peer = null;
+        }
+    }
+
+    private report(status: Status): void {
+        this.options.onStatus?.(status);
+        if (status.state === "connected") this.done();
+    }
+
+    private onChannel(
+        serial: number,
+        work: Promise<unknown>,
+        type: "agents-joined" | "signaling-joined" | "request-sent" | "offer-sent",
+    ): void {
+        work.then(
+            () => this.dispatch({ type, serial }),
+            (error: Error) => {
+                if (error instanceof PeerNotTrusted) return this.distrust(serial, error);
+                const type = error instanceof Unauthorized ? "denied" : "channel-lost";
+                this.dispatch({ type, serial, reason: error.message });
+            },
+        );
+    }
+
+    private proved<M>(plain: M, proof: Promise<M> | undefined, send: (message: M) => Promise<void>) {
+        if (!proof) return send(plain);
+        const sent = proof.then(send);
+        this.proving = sent.catch(() => undefined); // told by the caller's promise
+        return sent;
+    }
+
+    private distrust(serial: number, { message, known, shown }: PeerNotTrusted): void {
+        this.dispatch({ type: "not-trusted", serial, reason: message, known, shown });
+    }
+
+    private async joinSignaling(serial: number): Promise<void> {
+        let channel: Channel | null = null;
+        channel = await this.options.signaling.join(
+            {
+                topic: signalingTopic(this.options.agentId),
+                onMessage: (event, payload) => this.receive(event, payload),
+                onState: (state) => {
+                    if (state === "lost" && channel && this.channel === channel)
+                        this.dispatch({
+                            type: "channel-lost",
+                            serial,
+                            reason: "the signaling channel was lost",
+                        });
+                },
+            },
+            this.options.timing.join,
+        );
+        if (serial === this.machine.serial && this.machine.state !== "idle") this.channel = channel;
+        else void channel.leave();
+    }
+
+    private broadcast(message: Message): Promise<void> {
+        if (!this.channel) return Promise.reject(new Error("the signaling channel is not joined"));
+        return this.channel.send(...dump(message));
+    }
+
+    private async createOffer(serial: number, iceServers: readonly IceServer[]): Promise<void> {
+        try {
+            const peer = this.options.makePeer(iceServers);
+            this.peer = peer;
+            peer.onCandidate = (candidate) => this.dispatch({ type: "local-candidate", serial, candidate });
+            const sdp = await peer.createOffer();
+            if (this.peer === peer) this.dispatch({ type: "offer-created", serial, sdp });
+        } catch (error) {
+            this.dispatch({ type: "peer-failed", serial, reason: (error as Error).message });
+        }
+    }
+
+    private async applyAnswer(serial: number, sdp: string, proof?: ProofFields): Promise<void> {
+        const { peer } = this;
+        if (!peer) return;
+        try {
+            await this.trust?.answer(sdp, proof);
+            if (this.peer !== peer) return;
+            await peer.applyAnswer(sdp);
+            await this.options.carry(await peer.wire());
+            if (this.peer !== peer) return;
+            this.peer = null; // its wire is the session's now
+            this.dispatch({ type: "wire-up", serial });
+        } catch (error) {
+            if (this.peer !== peer) return;
+            if (error instanceof PeerNotTrusted) this.distrust(serial, error);
+            else this.dispatch({ type: "peer-failed", serial, reason: (error as Error).message });
+        }
+    }
+}
+
+function now(): number {
+    return performance.now() / 1000;
+}
