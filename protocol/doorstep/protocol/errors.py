@@ -21,6 +21,7 @@
         ├── SignalingLost       no Realtime channel to send on
         ├── ConnectFailed       no wire could be opened
         ├── WireClosed          this wire is gone
+        ├── NotCarried          the wire there is now has no such lane
         ├── SessionClosed       the session has ended
         └── DeadlineExceeded    a named wait reached its limit
 
@@ -41,6 +42,7 @@ __all__ = [
     "LinkError",
     "MalformedMessage",
     "NotAllowed",
+    "NotCarried",
     "NotSignedIn",
     "PeerError",
     "PeerNotTrusted",
@@ -227,6 +229,17 @@ class WireClosed(LinkError):
     """This wire is gone; what was sent on it may not have arrived."""
 
     code = "wire-closed"
+
+
+class NotCarried(LinkError):
+    """The session's wire does not carry ``lane``; it goes over a better one, which is tried for."""
+
+    code = "unsupported"
+
+    def __init__(self, lane: str, wire: str) -> None:
+        super().__init__(f"{lane} does not go over {wire}: it needs a better connection, try again later")
+        self.lane = lane
+        self.wire = wire
 
 
 class SessionClosed(LinkError):

@@ -1,7 +1,8 @@
 """Runtime, layer 2: the gate out: every frame of a session leaves here, bulk writers in turn.
 
 While a session has no wire, what is sent is dropped and writers wait: streams and calls know what the peer
-may not have, and send it again over the next wire.
+may not have, and send it again over the next wire. A lane that the wire does not carry is as if there were
+none.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from types import TracebackType
 from doorstep.protocol.errors import SessionClosed, WireClosed
 from doorstep.protocol.frames import HEADER_BYTES, Frame
 from doorstep.protocol.lanes import Lane
-from doorstep.protocol.limits import DATA_CHUNK, LANE_HIGH_WATER, LANE_LIMIT
+from doorstep.protocol.limits import DATA_CHUNK, LANE_LIMIT
 from doorstep.transport.wire import Wire
 
 __all__ = ["LaneGate", "Outbound"]
@@ -22,8 +23,9 @@ __all__ = ["LaneGate", "Outbound"]
 class LaneGate:
     """One writer at a time, first come first served: ``async with gate`` and then send one chunk.
 
-    Entering waits while this lane, or one more urgent, holds :data:`LANE_HIGH_WATER` bytes or more. So the
-    writers of one lane alternate chunk by chunk, and a bulk lane stands back behind the lanes above it.
+    Entering waits while this lane, or one more urgent, holds as many bytes as the wire's ``high_water`` or
+    more. So the writers of one lane alternate chunk by chunk, and a bulk lane stands back behind the lanes
+    above it.
     """
 
     __slots__ = ("_lane", "_lock", "_outbound", "_watched")
@@ -57,7 +59,7 @@ class Outbound:
         self._lost = lost
         self._wire: Wire | None = None
         self._ended: str | None = None
-        self._present = asyncio.Event()  # there is a wire, or there never will be one
+        self._changed = asyncio.Event()  # there is another wire, or there never will be one
         self._drains: set[asyncio.Task[None]] = set()
         self.gates = {lane: LaneGate(self, lane) for lane in Lane}
         self.chunk = DATA_CHUNK
@@ -69,18 +71,23 @@ class Outbound:
         self._wire = wire
         for drain in self._drains:
             drain.cancel()  # who waits for room on the last wire looks at this one
-        if wire is None:
-            self._present.clear()
-        else:
+        if wire is not None:
             self.chunk = min(DATA_CHUNK, max_frame - HEADER_BYTES, wire.max_frame - HEADER_BYTES)
-            self._present.set()
+            self._tell_changed()
+
+    def _tell_changed(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def send(self, lane: Lane, frame: Frame) -> None:
-        """Queue a frame, or drop it without a wire; raise :class:`SessionClosed` when all has ended."""
+        """Queue a frame, or drop it without a wire that carries the lane.
+
+        Raises :class:`SessionClosed` when all has ended.
+        """
         if self._ended is not None:
             raise SessionClosed(self._ended)
         wire = self._wire
-        if wire is None:
+        if wire is None or lane not in wire.traits.lanes:
             return
         try:
             if wire.buffered(lane) > LANE_LIMIT:
@@ -98,21 +105,19 @@ class Outbound:
         async with self.gates[lane]:
             self.send(lane, frame)
 
-    async def present(self) -> Wire:
-        """Wait for a wire; raise :class:`SessionClosed` when there will be none."""
+    async def present(self, lane: Lane | None = None) -> Wire:
+        """Wait for a wire (that carries ``lane``); raise :class:`SessionClosed` when there will be none."""
         while self._ended is None:
-            await self._present.wait()
-            if self._wire is not None:
+            if self._wire is not None and (lane is None or lane in self._wire.traits.lanes):
                 return self._wire
+            await self._changed.wait()
         raise SessionClosed(self._ended)
 
     async def room(self, lane: Lane, watched: tuple[Lane, ...]) -> None:
-        """Wait for a wire on which none of the ``watched`` lanes is full."""
+        """Wait for a wire that carries the lane, on which none of the ``watched`` lanes is full."""
         while True:
-            wire = self._wire
-            if wire is None or self._ended is not None:
-                wire = await self.present()
-            if all(wire.buffered(one) < LANE_HIGH_WATER for one in watched):
+            wire = await self.present(lane)
+            if all(wire.buffered(one) < wire.traits.high_water for one in watched):
                 return
             if await self._drained(wire, lane):
                 return
@@ -137,6 +142,6 @@ class Outbound:
     def end(self, reason: str) -> None:
         """Refuse every further frame."""
         self._ended = reason
-        self._present.set()
+        self._tell_changed()
         for drain in self._drains:
             drain.cancel()

@@ -27,11 +27,15 @@ class Beat(StrEnum):
 class Pulse:
     """Silence in both directions, in ticks of :attr:`interval` seconds."""
 
-    def __init__(self, timing: Timing, *, resumable: bool = False) -> None:
-        """A wire whose session can resume is given up early: within ``Timing.silence``."""
-        self.interval = timing.ping / _TICKS_PER_PING
-        self._silence = math.ceil(timing.silence / self.interval)
-        self._give_up = math.ceil(timing.give_up / self.interval)
+    def __init__(self, timing: Timing, *, resumable: bool = False, patience: float = 1.0) -> None:
+        """A wire whose session can resume is given up early: within ``Timing.silence``.
+
+        With ``patience`` everything takes so many times longer.
+        """
+        interval = timing.ping / _TICKS_PER_PING
+        self.interval = interval * patience
+        self._silence = math.ceil(timing.silence / interval)
+        self._give_up = math.ceil(timing.give_up / interval)
         if resumable:  # the tick after the last frame counts nothing yet
             self._give_up = max(self._silence - 1, 1)
         self._heard = True

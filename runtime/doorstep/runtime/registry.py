@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from doorstep.protocol.errors import (
     DeadlineExceeded,
     InvalidInput,
+    NotCarried,
     ProtocolError,
     SessionClosed,
 )
@@ -90,7 +91,9 @@ class StreamRegistry:
         stream: Stream | None = None
         try:
             async with asyncio.timeout(limit):
-                await self._outbound.present()
+                wire = await self._outbound.present()
+                if lane not in wire.traits.lanes:
+                    raise NotCarried(lane, wire.kind)
                 stream = self._ask(service, method, body, lane, window)
                 await stream.opened()
         except TimeoutError:

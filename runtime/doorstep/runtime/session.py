@@ -121,6 +121,8 @@ class Session:
         """What the peer said about itself in its greeting."""
         self.resumable = False
         """Both sides can go on over another wire; known after the greeting."""
+        self.relay_reason: Callable[[], str] = str
+        """Says why the wire is not of the best kind; for whoever opens the wires to set."""
         self._about = dict(about)
         self._timing = timing
         self._state = SessionState.NEW
@@ -333,7 +335,7 @@ class Session:
         self._wires += 1
         link.move(LinkState.CARRYING)
         self._outbound.use(link.wire, link.peer_max_frame)
-        self._pulse = Pulse(self._timing, resumable=self.resumable)
+        self._pulse = Pulse(self._timing, resumable=self.resumable, patience=link.wire.traits.patience)
         self._ticker = asyncio.get_running_loop().call_later(self._pulse.interval, self._tick)
         if last is not None and last.state is LinkState.CARRYING:
             last.leave()
@@ -398,7 +400,8 @@ class Session:
 
         ``window`` bounds what is kept unread here; ``timeout`` is in seconds, ``Timing.call`` by default. An
         opener that gives up, by timeout or cancellation, resets the stream. Raises :class:`RemoteError` when
-        the service refuses, :class:`DeadlineExceeded`, :class:`InvalidInput`, :class:`SessionClosed`.
+        the service refuses, :class:`NotCarried` when the wire there is now has no such lane,
+        :class:`DeadlineExceeded`, :class:`InvalidInput`, :class:`SessionClosed`.
         """
         self._require_open()
         limit = self._timing.call if timeout is None else timeout
@@ -423,13 +426,15 @@ class Session:
     def stats(self) -> dict[str, object]:
         """What is known about the session, ready for JSON; ``rtt`` in seconds, bytes are those of streams.
 
-        ``wires`` counts those that carried it, ``unacknowledged`` the bytes kept to be sent over another one.
+        ``wires`` counts those that carried it, ``unacknowledged`` the bytes kept to be sent over another one,
+        ``relayReason`` says why the session is not on WebRTC; it is empty when it is.
         """
         if self._link is None:
             return {"wire": None}
         return {
             "state": self._state.value,
             "wire": self._link.wire.kind,
+            "relayReason": self.relay_reason(),
             "wires": self._wires,
             "resumable": self.resumable,
             "rtt": self._round_trip,
@@ -605,10 +610,12 @@ class Session:
         loop = asyncio.get_running_loop()
         was_stalled = self._pulse.stalled
         beat = self._pulse.tick(self._outbound.frames - self._pongs)
+        patience = 1.0 if self._link is None else self._link.wire.traits.patience
         if self._pulse.stalled and not was_stalled:
-            logger.warning("session %s: nothing from the peer for %g s", self.id, self._timing.silence)
+            silent = self._timing.silence * patience
+            logger.warning("session %s: nothing from the peer for %g s", self.id, silent)
         if beat is Beat.LOST and self._link is not None:
-            silent = self._timing.silence if self.resumable else self._timing.give_up
+            silent = (self._timing.silence if self.resumable else self._timing.give_up) * patience
             self._drop(self._link, f"the wire is lost: nothing came for {silent:g} s")
             return
         self._ticker = loop.call_later(self._pulse.interval, self._tick)
