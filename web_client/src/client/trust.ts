@@ -1,7 +1,16 @@
 // Client: whom one connection believes: our key, the key we know of the agent, the key the back end names.
 
 import { InvalidInput, PeerNotTrusted } from "../protocol/errors.ts";
-import { type Bytes, keyFingerprint, parseKey, type Signer, toBase64 } from "../protocol/proof.ts";
+import {
+    type Bytes,
+    keyFingerprint,
+    parseKey,
+    type Signer,
+    signTranscript,
+    toBase64,
+    verifyTranscript,
+} from "../protocol/proof.ts";
+import type { Prover } from "../protocol/seal.ts";
 import type { ConnectionRequest, Offer, ProofFields } from "../protocol/signaling.ts";
 import { ClientProofs } from "../protocol/trust.ts";
 import type { Key, KnownAgents, Stranger } from "./known.ts";
@@ -74,15 +83,33 @@ export class Trust {
     /** Resolves if the answer comes from the agent that is meant; pins its key at the first contact. */
     async answer(sdp: string, proof: ProofFields | undefined): Promise<void> {
         const proofs = await this.opened();
-        if (!proofs) return;
-        const shown = await proofs.answer(sdp, proof);
+        if (proofs) await this.judge(await proofs.answer(sdp, proof));
+    }
+
+    /** The same for a wire whose handshake has a transcript that both sides sign. */
+    prover(): Prover {
+        return {
+            sign: async (transcript) => {
+                const signer = await this.ownKey();
+                if (!signer && this.known.find(this.stranger())) throw new PeerNotTrusted(CANNOT_CHECK);
+                return signer ? signTranscript(signer, transcript) : new Uint8Array();
+            },
+            verify: async (transcript, proof) => {
+                if (!(await this.ownKey())) return;
+                await this.judge(proof.length > 0 ? await verifyTranscript(transcript, proof) : null);
+            },
+        };
+    }
+
+    /** `shown` is the key that the agent has proved, if any. */
+    private async judge(shown: Bytes | null): Promise<void> {
         const { name } = this.introduced();
         const [pin, named] = [this.known.find(this.stranger()), await this.named()];
         if (!shown) {
             const expected = pin ?? named;
             if (!expected) return;
             throw new PeerNotTrusted(
-                `the answer came without a proof, but ${name} has the key ${expected.fingerprint}, so the connection was refused`,
+                `the agent came without a proof, but ${name} has the key ${expected.fingerprint}, so the connection was refused`,
                 expected.fingerprint,
             );
         }

@@ -162,6 +162,11 @@ export interface Outcome {
 export interface AttemptOptions {
     /** The first attempt makes its offer and joins the signaling channel at once: the request carries the offer. */
     readonly express?: boolean;
+    /**
+     * False: it only knocks, for a session that shall come by another road: after the ready it waits in `creating-offer`
+     * until its adapter stops it, or else the agent has not come and is knocked for again.
+     */
+    readonly offers?: boolean;
     readonly clientId?: string;
     readonly capabilities?: readonly string[];
     readonly timing?: Timing;
@@ -199,6 +204,7 @@ export class Attempt {
     private readonly agentId: string;
     private readonly sessionId: string | null;
     private readonly express: boolean;
+    private readonly offers: boolean;
     private readonly clientId: string | undefined;
     private readonly capabilities: readonly string[];
     private readonly timing: Timing;
@@ -208,7 +214,8 @@ export class Attempt {
     constructor(agentId: string, sessionId: string | null, options: AttemptOptions = {}) {
         this.agentId = agentId;
         this.sessionId = sessionId;
-        this.express = options.express ?? true;
+        this.offers = options.offers ?? true;
+        this.express = (options.express ?? true) && this.offers;
         this.clientId = options.clientId;
         this.capabilities = options.capabilities ?? [];
         this.timing = options.timing ?? DEFAULT_TIMING;
@@ -465,6 +472,7 @@ export class Attempt {
         if (this.current === "requesting") this.move("request-sent", now);
         this.move("ready", now);
         this.readyProof = message.proof;
+        if (!this.offers) return;
         if (!this.peer) this.prepare(message.iceServers ?? null);
         else if (message.answer !== undefined) this.answered(message, message.answer, now);
         else this.sendOffer();
@@ -522,6 +530,8 @@ export class Attempt {
             this.fail(new ConnectFailed(`no answer from the agent ${within}`, this.wait.name), pause, now);
         else if (this.current === "connecting")
             this.fail(new ConnectFailed(`no wire to the agent was up ${within}`, this.wait.name), pause, now);
+        else if (this.current === "creating-offer" && !this.offers)
+            this.fail(new ConnectFailed(`the agent did not come ${within}`, this.wait.name), pause, now);
         else if (this.current === "creating-offer" && this.signaling)
             this.fail(new ConnectFailed(`no offer was made ${within}`, this.wait.name), pause, now);
         else this.fail(new SignalingLost(`no channel was joined ${within}`), 0, now);

@@ -144,7 +144,10 @@ export class StreamClosed extends DoorstepError {
 
 /** The wait named `wait` reached its limit of `seconds`. */
 export class DeadlineExceeded extends DoorstepError {
+    readonly wait: string;
+
     constructor(wait: string, seconds: number) {
         super("timeout", `${wait}: nothing came within ${seconds} s`);
+        this.wait = wait;
     }
 }

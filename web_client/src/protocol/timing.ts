@@ -29,6 +29,10 @@ export interface Timing {
     readonly giveUp: number;
     /** The page woke or the network changed: a wire that does not answer within this is replaced. */
     readonly wake: number;
+    /** While a session runs over a wire that is not the best: until the better ones are tried again. */
+    readonly improveFirst: number;
+    /** Longest pause between such trials; each is twice the one before. */
+    readonly improveCap: number;
     /** A session is kept this long without a wire; then it ends. */
     readonly keep: number;
     /** From the start of a relay's socket to its word that it waits; and again for the sealed handshake. */
@@ -56,6 +60,8 @@ export const DEFAULT_TIMING: Timing = Object.freeze({
     silence: 3,
     giveUp: 15,
     wake: 1,
+    improveFirst: 15,
+    improveCap: 300,
     keep: 300,
     relayOpen: 5,
     relayWait: 20,

@@ -11,8 +11,10 @@ import {
     makeProof,
     parseProof,
     type Signer,
+    signTranscript,
     statement,
     toBase64,
+    verifyTranscript,
 } from "../../src/protocol/proof.ts";
 import type { ConnectionRequest, ProofFields } from "../../src/protocol/signaling.ts";
 import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
@@ -211,4 +213,42 @@ describe("a connection that is lied to", () => {
             connection.close();
         },
     );
+});
+
+describe("the proof on a wire with a transcript", () => {
+    const transcript: Bytes = utf8.encode("what both sides have seen");
+
+    it("ours is signed; the agent's is pinned at the first contact and compared ever after", async () => {
+        const prover = trust().prover();
+        const ours = await verifyTranscript(transcript, await prover.sign(transcript));
+        expect(toBase64(ours)).toBe(toBase64(client.key));
+        await prover.verify(transcript, await signTranscript(agent, transcript));
+        expect(known.find(introduced)?.key).toBe(toBase64(agent.key));
+        await expect(prover.verify(transcript, await signTranscript(mallory, transcript))).rejects.toThrow(
+            "has changed",
+        );
+        expect(trust().refused?.key).toBe(toBase64(mallory.key));
+    });
+
+    it("of another transcript, of another key than the row's, and none at all", async () => {
+        const prover = trust().prover();
+        const other = await signTranscript(agent, utf8.encode("another one"));
+        await expect(prover.verify(transcript, other)).rejects.toThrow(PeerNotTrusted);
+        const forged = await signTranscript(mallory, transcript);
+        await expect(prover.verify(transcript, forged)).rejects.toThrow("another key than the back end says");
+        await expect(prover.verify(transcript, new Uint8Array())).rejects.toThrow("without a proof");
+        introduced = { ...introduced, publicKey: null };
+        await prover.verify(transcript, new Uint8Array());
+        expect(items.size).toBe(0);
+    });
+
+    it("a browser without keys proves nothing, and refuses a machine that it knows", async () => {
+        const plain = trust(null).prover();
+        expect((await plain.sign(transcript)).length).toBe(0);
+        await plain.verify(transcript, await signTranscript(agent, transcript));
+        await trust()
+            .prover()
+            .verify(transcript, await signTranscript(agent, transcript));
+        await expect(plain.sign(transcript)).rejects.toThrow(PeerNotTrusted);
+    });
 });

@@ -1,0 +1,186 @@
+// Transport, layer 1: the wires of one session: opened side by side, the best that is ready carries it.
+//
+// A way of making wires is an `Opener`; the pool runs all of them at once and knows nothing of what they do. The first wire
+// that is ready carries the session; one of a more preferred kind takes over when it comes, by make-before-break, which is
+// the session's business; one of a less preferred kind is not needed and closed. Mirrors transport/pool.py.
+
+import { ConnectFailed, PeerNotTrusted, WireClosed } from "../protocol/errors.ts";
+import type { Timing } from "../protocol/timing.ts";
+import { Observable } from "../runtime/observable.ts";
+import type { Wire } from "./wire.ts";
+
+/** Takes the session over to a wire, which it owns from then on; rejects when it is not carried. */
+export type Carry = (wire: Wire) => Promise<void>;
+
+/** One way to a wire. */
+export interface Opener {
+    readonly kind: string;
+    /**
+     * Make a wire, hand it to `carry`, resolve when it is carried; reject with the reason when there is none. After `signal`
+     * it leaves nothing behind.
+     */
+    open(carry: Carry, signal: AbortSignal): Promise<void>;
+}
+
+interface Running {
+    readonly done: Promise<void>;
+    readonly stop: AbortController;
+}
+
+const BETTER = "a better wire carries the session";
+
+/** Opens wires for one session; `openers` in order of preference, `carry` is the session's. */
+export class WirePool {
+    /** The wire that carries the session, while it lives. */
+    readonly wire = new Observable<Wire | null>(null);
+
+    private readonly openers: readonly Opener[];
+    private readonly carry: Carry;
+    private readonly timing: Pick<Timing, "improveFirst" | "improveCap">;
+    private readonly running = new Map<number, Running>();
+    private readonly errors = new Map<number, Error>();
+    private rank: number;
+    private turn: Promise<unknown> = Promise.resolve();
+    private closed = false;
+    private pause: number;
+    private timer: ReturnType<typeof setTimeout> | undefined;
+
+    constructor(
+        openers: readonly Opener[],
+        carry: Carry,
+        timing: Pick<Timing, "improveFirst" | "improveCap">,
+    ) {
+        this.openers = openers;
+        this.carry = carry;
+        this.timing = timing;
+        this.rank = openers.length;
+        this.pause = timing.improveFirst;
+    }
+
+    /** Why the session is not on the best wire; "" when it is, or on none. */
+    get reason(): string {
+        if (this.rank === 0 || !this.wire.value) return "";
+        const kind = this.openers[0]?.kind ?? "";
+        if (this.running.has(0)) return `${kind} is being tried`;
+        return `${kind}: ${this.errors.get(0)?.message ?? "not tried yet"}`;
+    }
+
+    /**
+     * Open anew by every way; resolves when one of the new wires carries the session, while the better ones go on by
+     * themselves. Until then the present wire, if there is one, carries it. Rejects with the error of the most preferred
+     * opener when none had success, or that of one that was shown a wrong key.
+     */
+    async open(): Promise<void> {
+        if (this.closed) throw new ConnectFailed("the pool is closed");
+        await this.stop();
+        if (this.closed) throw new ConnectFailed("the pool is closed");
+        const [last, rank] = [this.wire.value, this.rank];
+        this.rank = this.openers.length;
+        this.pause = this.timing.improveFirst;
+        try {
+            await first(this.openers.map((_, each) => this.start(each)));
+        } catch (error) {
+            if (last && this.wire.value === last) this.rank = rank;
+            throw error;
+        }
+    }
+
+    /** Try the better ways now: the network has changed. */
+    hurry(): void {
+        this.pause = this.timing.improveFirst;
+        this.tryBetter();
+    }
+
+    /** Stop opening. The wire that carries the session stays: it is the session's. */
+    async close(): Promise<void> {
+        this.closed = true;
+        await this.stop();
+    }
+
+    private async stop(): Promise<void> {
+        clearTimeout(this.timer);
+        const running = [...this.running.values()];
+        for (const { stop } of running) stop.abort();
+        await Promise.allSettled(running.map(({ done }) => done));
+    }
+
+    private start(rank: number): Promise<void> {
+        const known = this.running.get(rank);
+        if (known) return known.done;
+        const stop = new AbortController();
+        const done = this.run(rank, stop.signal).finally(() => {
+            this.running.delete(rank);
+            this.later();
+        });
+        done.catch(() => undefined); // one that fails beside a living wire is known by `reason`
+        this.running.set(rank, { done, stop });
+        return done;
+    }
+
+    private async run(rank: number, signal: AbortSignal): Promise<void> {
+        const opener = this.openers[rank];
+        this.errors.delete(rank);
+        try {
+            await opener?.open((wire) => this.take(rank, wire, signal), signal);
+        } catch (error) {
+            if (!signal.aborted) {
+                console.debug(`no wire by ${opener?.kind}:`, (error as Error).message);
+                this.errors.set(rank, error as Error);
+            }
+            throw error;
+        }
+    }
+
+    /** Carry the session over to `wire` unless what carries it now is as good. */
+    private take(rank: number, wire: Wire, signal: AbortSignal): Promise<void> {
+        const taken = this.turn.then(async () => {
+            if (signal.aborted || (rank >= this.rank && this.wire.value)) {
+                wire.close(BETTER);
+                throw new WireClosed(BETTER);
+            }
+            const unwanted = () => wire.close("no longer wanted");
+            signal.addEventListener("abort", unwanted, { once: true });
+            try {
+                await this.carry(wire);
+            } finally {
+                signal.removeEventListener("abort", unwanted);
+            }
+            this.rank = rank;
+            this.wire.set(wire);
+            void wire.closed.then(() => {
+                if (this.wire.value === wire) this.wire.set(null);
+            });
+            for (const [other, { stop }] of this.running) if (other > rank) stop.abort();
+        });
+        this.turn = taken.catch(() => undefined);
+        return taken;
+    }
+
+    /** While a lesser wire carries the session and nothing better is being tried, that is tried again, ever more seldom. */
+    private later(): void {
+        clearTimeout(this.timer);
+        if (this.closed || this.rank === 0 || !this.wire.value || this.running.size > 0) return;
+        this.timer = setTimeout(() => this.tryBetter(), this.pause * 1000);
+        this.pause = Math.min(2 * this.pause, this.timing.improveCap);
+    }
+
+    private tryBetter(): void {
+        clearTimeout(this.timer);
+        if (this.closed || !this.wire.value) return;
+        for (let rank = 0; rank < this.rank; rank++) void this.start(rank).catch(() => undefined);
+    }
+}
+
+/** Resolves with the first success; rejects when there is none. */
+async function first(running: readonly Promise<void>[]): Promise<void> {
+    try {
+        await Promise.any(running);
+    } catch (error) {
+        const errors = (error as AggregateError).errors as Error[];
+        throw (
+            errors.find((one) => one instanceof PeerNotTrusted) ??
+            errors[0] ??
+            new ConnectFailed("no wire was opened")
+        );
+    }
+}
