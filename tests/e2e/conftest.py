@@ -107,11 +107,13 @@ class House:
         return made.stdout.strip()
 
 
-@pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory, scale: float) -> Iterator[House]:
-    directory = tmp_path_factory.mktemp("house")
+@contextmanager
+def house_in(directory: Path, scale: float, *, port: int = 0) -> Iterator[House]:
+    """``doorstep up`` with its state below ``directory``; port 0 is a free one."""
     state_dir, log = directory / "state", directory / "up.log"
-    command = doorstep("up", "--no-open", "--port", "0", "--name", "atelier", "--state-dir", str(state_dir))
+    command = doorstep(
+        "up", "--no-open", "--port", str(port), "--name", "atelier", "--state-dir", str(state_dir)
+    )
     with running(command, log) as process:
 
         def link() -> str | None:
@@ -121,6 +123,12 @@ def house(tmp_path_factory: pytest.TempPathFactory, scale: float) -> Iterator[Ho
 
         first = wait_for("sign-in link", link, log, 40 * scale)
         yield House(first.partition("/#")[0], state_dir, first, process)
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory, scale: float) -> Iterator[House]:
+    with house_in(tmp_path_factory.mktemp("house"), scale) as house:
+        yield house
 
 
 @dataclass(frozen=True)
@@ -135,23 +143,24 @@ class AgentProcess:
         self.process.wait(10)
 
 
+@contextmanager
+def agent_of(house: House, name: str, directory: Path) -> Iterator[AgentProcess]:
+    """An agent of the house's owner, its state below ``directory``, which is its shells' home."""
+    state_dir = directory / name
+    if not state_dir.exists():
+        state_dir.mkdir(mode=0o700)
+        with open(os.open(state_dir / "credentials.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as copied:
+            json.dump(house.credentials, copied)
+    command = doorstep("agent", "--name", name, "--state-dir", str(state_dir))
+    with running(command, directory / f"{name}.log") as process:
+        yield AgentProcess(name, process)
+
+
 @pytest.fixture
 def start_agent(house: House, tmp_path: Path) -> Iterator[Callable[[str], AgentProcess]]:
     """Start another agent of the same owner; the same name again, after its end, is the same machine."""
     with ExitStack() as stack:
-
-        def start(name: str) -> AgentProcess:
-            state_dir = tmp_path / name
-            if not state_dir.exists():
-                state_dir.mkdir(mode=0o700)
-                with open(
-                    os.open(state_dir / "credentials.json", os.O_WRONLY | os.O_CREAT, 0o600), "w"
-                ) as copied:
-                    json.dump(house.credentials, copied)
-            command = doorstep("agent", "--name", name, "--state-dir", str(state_dir))
-            return AgentProcess(name, stack.enter_context(running(command, tmp_path / f"{name}.log")))
-
-        yield start
+        yield lambda name: stack.enter_context(agent_of(house, name, tmp_path))
 
 
 @pytest.fixture(scope="module")

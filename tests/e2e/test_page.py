@@ -132,7 +132,9 @@ def test_a_killed_agent_is_offline_soon_and_reconnected_when_it_is_back(
     agent.kill()
     expect(state).to_have_text("offline", timeout=10_000 * scale)
     assert time.monotonic() - killed < 3.5 * scale
-    expect(page.get_by_text("Connection lost. The machine is offline. Reconnecting")).to_be_visible(timeout=10_000 * scale)
+    expect(page.get_by_text("Connection lost. The machine is offline. Reconnecting")).to_be_visible(
+        timeout=10_000 * scale
+    )
     assert "42" in rows(page), "what the shell showed stays to be read"
     page.screenshot(path=pictures / "reconnecting-dark.png")
     start_agent("cellar")
