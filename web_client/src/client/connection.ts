@@ -9,9 +9,13 @@ import {
 } from "../protocol/errors.ts";
 import { Observable } from "../runtime/observable.ts";
 import { Session } from "../runtime/session.ts";
+import { WirePool } from "../transport/pool.ts";
+import type { Road } from "../transport/road.ts";
 import type { Wire } from "../transport/wire.ts";
-import { type Carry, Connector, type ConnectorOptions, type Status } from "./connector.ts";
+import type { ConnectorOptions, Status } from "./connector.ts";
 import { Keeper } from "./keeper.ts";
+import { Progress } from "./progress.ts";
+import { type Force, Roads } from "./roads.ts";
 import type { Trust } from "./trust.ts";
 
 export type { Knocking, PeerLike, Status } from "./connector.ts";
@@ -21,6 +25,17 @@ type Shared = "agentId" | "agents" | "signaling" | "iceServers" | "timing" | "ma
 export interface ConnectionOptions extends Pick<ConnectorOptions, Shared> {
     /** Without it this is a plain client: it proves nothing and believes every agent. */
     readonly makeTrust?: (sessionId: string) => Trust;
+    /** Other ways than WebRTC, in order of preference. */
+    readonly roads?: readonly Road[];
+    /** Asked at the beginning of every session. */
+    readonly force?: () => Force | null;
+}
+
+/** What a session goes by, from its first knock to its end. */
+interface Ways {
+    readonly pool: WirePool;
+    readonly roads: Roads;
+    readonly force: Force | null;
 }
 
 const IDLE: Status = { state: "idle", attempt: 0, reason: "" };
@@ -40,7 +55,9 @@ export class Connection {
     private trusting: Trust | undefined;
     private used = false;
     private keeper: Keeper | null = null;
-    private connector: Connector | null = null;
+    private ways: Ways | null = null;
+    private readonly progress = new Progress(this.status);
+    private report: (status: Status) => void = () => undefined;
     private again: ReturnType<typeof setTimeout> | undefined;
     private open = false;
     /** Sessions in a row that ended as soon as they had begun. */
@@ -62,7 +79,7 @@ export class Connection {
         this.open = true;
         clearTimeout(this.again);
         if (this.session.value) this.keeper?.hurry("asked for");
-        else if (!this.connector) void this.begin();
+        else if (!this.ways) void this.begin();
     }
 
     /** The page woke, the network changed or the machine is back: look at once whether the wire still answers. */
@@ -70,9 +87,11 @@ export class Connection {
         if (!this.open) return;
         const error = this.error.value;
         const curable = [AgentUnreachable, ConnectFailed, SignalingLost, SessionClosed];
+        this.ways?.roads.hurry();
+        this.ways?.pool.hurry();
         if (this.session.value) this.keeper?.hurry(why);
-        else if (this.connector) this.connector.hurry();
-        else if (error === null || curable.some((kind) => error instanceof kind)) this.connect();
+        else if (!this.ways && (error === null || curable.some((kind) => error instanceof kind)))
+            this.connect();
     }
 
     /** End the session and release everything; `connect()` may follow. Idempotent. */
@@ -82,11 +101,16 @@ export class Connection {
         const session = this.session.value;
         this.forget();
         session?.close(reason);
-        this.connector?.cancel(reason);
-        this.connector = null;
         this.error.set(null);
         if (this.status.value.state !== "idle")
             this.status.set({ ...this.status.value, state: "idle", reason });
+    }
+
+    /** Why the session is not on WebRTC; "" where it is. */
+    get relayReason(): string {
+        const { pool, force } = this.ways ?? {};
+        if (force && force !== "direct" && force !== "turn") return "forced";
+        return pool?.reason ?? "";
     }
 
     /** A new session, from the first knock to the first wire. */
@@ -97,30 +121,64 @@ export class Connection {
             this.trusting = this.options.makeTrust?.(this.sessionId);
         }
         this.used = false;
+        const ways = this.makeWays();
+        this.ways = ways;
         try {
-            await this.road((wire) => this.start(wire));
+            await this.reach(ways);
         } catch (error) {
-            if (this.open && !this.session.value) this.error.set(error as DoorstepError);
+            if (this.ways !== ways || this.session.value) return;
+            this.forget();
+            this.failed(error as DoorstepError);
         }
     }
 
-    private async start(wire: Wire): Promise<void> {
-        const connector = this.connector;
+    private makeWays(): Ways {
+        const { roads = [], force: forced } = this.options;
+        const force = forced?.() ?? null;
+        const every = new Roads({
+            ...this.options,
+            sessionId: this.sessionId,
+            trust: this.trusting,
+            roads,
+            force,
+            onStatus: (status) => this.report(status),
+        });
+        const pool: WirePool = new WirePool(
+            every.openers,
+            (wire) => this.carry(pool, wire),
+            this.options.timing,
+        );
+        return { pool, roads: every, force };
+    }
+
+    private async reach({ pool }: Ways): Promise<void> {
+        this.progress.begin();
+        this.report = this.progress.reporter();
+        await pool.open();
+    }
+
+    private async carry(pool: WirePool, wire: Wire): Promise<void> {
+        if (this.session.value) await this.session.value.carry(wire);
+        else await this.start(pool, wire);
+        if (this.ways?.pool === pool) this.progress.carried(wire.kind);
+    }
+
+    private async start(pool: WirePool, wire: Wire): Promise<void> {
         const session = new Session(this.sessionId, this.options.timing);
         this.used = true;
         await session.start(wire);
-        if (this.connector !== connector || connector === null) {
+        if (this.ways?.pool !== pool) {
             session.close("no longer wanted");
             throw new SessionClosed("no longer wanted");
         }
-        this.adopt(session);
+        this.adopt(session, this.ways);
     }
 
-    private adopt(session: Session): void {
+    private adopt(session: Session, ways: Ways): void {
         const since = performance.now();
         this.keeper = new Keeper(session, {
-            reconnect: () => this.road((wire) => session.carry(wire)),
-            hurry: () => this.connector?.hurry(),
+            reconnect: () => this.reach(ways),
+            hurry: () => ways.roads.hurry(),
             timing: this.options.timing,
         });
         this.session.set(session);
@@ -128,39 +186,13 @@ export class Connection {
         void session.closed.then((reason) => this.ended(session, reason, (performance.now() - since) / 1000));
     }
 
-    /** One connect over signaling, whose wire `carry` takes. */
-    private async road(carry: Carry): Promise<void> {
-        const { agentId, agents, signaling, iceServers, timing, makePeer } = this.options;
-        const connector = new Connector({
-            agentId,
-            sessionId: this.sessionId,
-            agents,
-            signaling,
-            iceServers,
-            timing,
-            trust: this.trusting,
-            makePeer,
-            carry,
-            onStatus: (status) => this.connector === connector && this.status.set(status),
-        });
-        this.connector = connector;
-        try {
-            await connector.connect();
-        } finally {
-            if (this.connector === connector) this.connector = null;
-        }
-    }
-
     /** The session has ended. If the agent let it go, or lost it, there is another to be had. */
     private ended(session: Session, reason: string, lived: number): void {
         if (this.session.value !== session) return; // we closed it
         const fatal = this.keeper?.fatal ?? null;
         this.forget();
-        this.connector?.cancel(reason);
-        this.connector = null;
         if (fatal || session.ending === "kept" || session.ending === "broken") {
-            this.error.set(fatal ?? new SessionClosed(reason));
-            this.status.set({ state: "failed", attempt: this.status.value.attempt, reason });
+            this.failed(fatal ?? new SessionClosed(reason));
             return;
         }
         const { retryPause } = this.options.timing;
@@ -171,7 +203,16 @@ export class Connection {
         } else this.connect();
     }
 
+    private failed(error: DoorstepError): void {
+        this.error.set(error);
+        const { state, attempt } = this.status.value;
+        if (state !== "failed") this.status.set({ state: "failed", attempt, reason: error.message });
+    }
+
     private forget(): void {
+        this.progress.end();
+        void this.ways?.pool.close();
+        this.ways = null;
         this.keeper?.stop();
         this.keeper = null;
         this.session.set(null);

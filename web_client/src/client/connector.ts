@@ -6,6 +6,7 @@ import { signalingTopic } from "../protocol/ids.ts";
 import { dump, type IceServer, type Message, type ProofFields, parse } from "../protocol/signaling.ts";
 import type { Timing } from "../protocol/timing.ts";
 import type { Unwatch } from "../runtime/observable.ts";
+import type { Carry } from "../transport/pool.ts";
 import type { Channel, Signaling } from "../transport/signaling.ts";
 import type { Wire } from "../transport/wire.ts";
 import type { Trust } from "./trust.ts";
@@ -27,9 +28,6 @@ export interface PeerLike {
     close(): void;
 }
 
-/** Takes the session over to a wire, which it owns from then on; rejects when it is not carried. */
-export type Carry = (wire: Wire) => Promise<void>;
-
 export interface Status {
     readonly state: AttemptState;
     /** From 1; 0 before the first. */
@@ -46,8 +44,14 @@ export interface ConnectorOptions {
     readonly timing: Timing;
     /** Without it this is a plain client: it proves nothing and believes every agent. */
     readonly trust?: Trust | undefined;
-    readonly makePeer: (iceServers: readonly IceServer[]) => PeerLike;
+    readonly makePeer: (iceServers: readonly IceServer[], policy: RTCIceTransportPolicy) => PeerLike;
+    /** Default: all. */
+    readonly policy?: RTCIceTransportPolicy;
     readonly carry: Carry;
+    /** Where else we come at once for this session; asked at every knock. */
+    readonly capabilities?: () => readonly string[];
+    /** False: only knock, until `cancel()`. */
+    readonly offers?: boolean;
     /** Hears every state once, in order. */
     readonly onStatus?: (status: Status) => void;
 }
@@ -72,7 +76,8 @@ export class Connector {
     constructor(options: ConnectorOptions) {
         this.options = options;
         this.trust = options.trust;
-        this.machine = new Attempt(options.agentId, options.sessionId, { timing: options.timing });
+        const { agentId, sessionId, timing, offers = true } = options;
+        this.machine = new Attempt(agentId, sessionId, { timing, offers });
     }
 
     /** Resolves when a wire carries the session. Rejects with the error of the last attempt, or `ConnectFailed`. */
@@ -188,7 +193,8 @@ export class Connector {
             case "join-signaling":
                 return this.onChannel(effect.serial, this.joinSignaling(effect.serial), "signaling-joined");
             case "send-request": {
-                const { message } = effect;
+                const capabilities = this.options.capabilities?.() ?? [];
+                const message = { ...effect.message, ...(capabilities.length > 0 && { capabilities }) };
                 const sent = this.proved(message, this.trust?.request(message), (proved) =>
                     this.options.agents.send(...dump(proved)),
                 );
@@ -284,7 +290,7 @@ export class Connector {
 
     private async createOffer(serial: number, iceServers: readonly IceServer[]): Promise<void> {
         try {
-            const peer = this.options.makePeer(iceServers);
+            const peer = this.options.makePeer(iceServers, this.options.policy ?? "all");
             this.peer = peer;
             peer.onCandidate = (candidate) => this.dispatch({ type: "local-candidate", serial, candidate });
             const sdp = await peer.createOffer();

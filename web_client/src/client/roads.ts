@@ -1,0 +1,158 @@
+// Client: the ways to one agent for one session, as the pool wants them: WebRTC after a knock, and the roads that the agent
+// takes at the same knock.
+
+import { ConnectFailed, DeadlineExceeded, PeerNotTrusted, SignalingLost } from "../protocol/errors.ts";
+import type { IceServer } from "../protocol/signaling.ts";
+import type { Carry, Opener } from "../transport/pool.ts";
+import type { Meeting, Road } from "../transport/road.ts";
+import { Connector, type ConnectorOptions } from "./connector.ts";
+
+/** One kind of wire and no other, for support: WebRTC without TURN servers, WebRTC through one, the relay. */
+export type Force = "direct" | "turn" | "relay";
+
+export interface RoadsOptions
+    extends Pick<
+        ConnectorOptions,
+        "agentId" | "sessionId" | "agents" | "signaling" | "timing" | "trust" | "makePeer" | "onStatus"
+    > {
+    readonly iceServers: readonly IceServer[];
+    /** In order of preference, after WebRTC. */
+    readonly roads: readonly Road[];
+    readonly force: Force | null;
+}
+
+const UNWANTED = "no longer wanted";
+const NOBODY = { sign: async () => new Uint8Array(), verify: async () => undefined };
+
+export class Roads {
+    /** In order of preference. */
+    readonly openers: readonly Opener[];
+
+    private readonly options: RoadsOptions;
+    private readonly knocks: boolean;
+    private connector: Connector | null = null;
+    /** The roads on which we wait for the agent: it shall come too. */
+    private readonly waiting = new Set<string>();
+    private running = 0;
+    /** Aborted with the error that ends every road. */
+    private over = new AbortController();
+
+    constructor(options: RoadsOptions) {
+        this.options = options;
+        const { force, roads } = options;
+        const wanted = force === null ? roads : roads.filter(({ kind }) => kind === force);
+        this.knocks = force === null || force === "direct" || force === "turn";
+        this.openers = [
+            ...(this.knocks ? [this.opener("webrtc", (carry, signal) => this.connect(carry, signal))] : []),
+            ...wanted.map((road) =>
+                this.opener(road.kind, (carry, signal) => this.meet(road, carry, signal)),
+            ),
+        ];
+    }
+
+    /** The network is another one: no pause before the next attempt. */
+    hurry(): void {
+        this.connector?.hurry();
+    }
+
+    private opener(kind: string, open: Opener["open"]): Opener {
+        return { kind, open: (carry, signal) => this.together(open, carry, signal) };
+    }
+
+    /** Run one opener; what fails for all of them ends all of them. */
+    private async together(open: Opener["open"], carry: Carry, signal: AbortSignal): Promise<void> {
+        if (this.running === 0) this.over = new AbortController();
+        const { over } = this;
+        this.running += 1;
+        try {
+            await open(carry, AbortSignal.any([signal, over.signal]));
+        } catch (error) {
+            throw over.signal.aborted ? over.signal.reason : error;
+        } finally {
+            this.running -= 1;
+        }
+    }
+
+    /** Knock; with an offer if this is for WebRTC. */
+    private async connect(carry: Carry, signal: AbortSignal, offers = true): Promise<void> {
+        const connector = new Connector({
+            ...this.options,
+            carry,
+            offers,
+            capabilities: () => [...this.waiting],
+            iceServers: this.servers(),
+            policy: this.options.force === "turn" ? "relay" : "all",
+        });
+        const stop = () => connector.cancel(UNWANTED);
+        signal.addEventListener("abort", stop, { once: true });
+        this.connector = connector;
+        try {
+            if (signal.aborted) throw new ConnectFailed(UNWANTED);
+            await connector.connect();
+        } catch (error) {
+            signal.removeEventListener("abort", stop);
+            if (!signal.aborted && !isOfOneRoad(error)) this.over.abort(error);
+            throw error;
+        } finally {
+            signal.removeEventListener("abort", stop);
+            if (this.connector === connector) this.connector = null;
+        }
+    }
+
+    /** Come by a road; the knock that asks the agent to come too is WebRTC's, or our own if that is not wanted. */
+    private async meet(road: Road, carry: Carry, signal: AbortSignal): Promise<void> {
+        const done = new AbortController();
+        this.waiting.add(road.kind);
+        const knocking = this.knocks
+            ? Promise.resolve()
+            : this.connect(carry, AbortSignal.any([signal, done.signal]), false);
+        knocking.catch((error: unknown) => {
+            if (!done.signal.aborted && !signal.aborted) this.over.abort(error);
+        });
+        try {
+            const wire = await this.patiently(road, signal);
+            const unwanted = () => wire.close(UNWANTED);
+            signal.addEventListener("abort", unwanted, { once: true });
+            await carry(wire).finally(() => signal.removeEventListener("abort", unwanted));
+        } catch (error) {
+            if (error instanceof PeerNotTrusted && !signal.aborted) this.over.abort(error);
+            throw error;
+        } finally {
+            this.waiting.delete(road.kind);
+            done.abort();
+            await knocking.catch(() => undefined);
+        }
+    }
+
+    /** As long as somebody knocks the agent may still come. */
+    private async patiently(road: Road, signal: AbortSignal) {
+        const { sessionId, agentId, trust } = this.options;
+        const meeting: Meeting = { sessionId, agentId, prover: trust?.prover() ?? NOBODY };
+        for (;;) {
+            try {
+                return await road.meet(meeting, signal);
+            } catch (error) {
+                const late =
+                    (error instanceof ConnectFailed || error instanceof DeadlineExceeded) && error.wait;
+                if (!late || !this.connector || signal.aborted) throw error;
+            }
+        }
+    }
+
+    private servers(): readonly IceServer[] {
+        const { iceServers, force } = this.options;
+        return force === "direct" ? withoutTurn(iceServers) : iceServers;
+    }
+}
+
+/** The STUN servers among them. */
+export function withoutTurn(servers: readonly IceServer[]): IceServer[] {
+    return servers
+        .map(({ urls }) => ({ urls: urls.filter((url) => !/^turns?:/i.test(url)) }))
+        .filter(({ urls }) => urls.length > 0);
+}
+
+/** That there is no path says nothing of the other roads; nor does a lost signaling channel, once the agent has heard. */
+function isOfOneRoad(error: unknown): boolean {
+    return [ConnectFailed, DeadlineExceeded, SignalingLost].some((kind) => error instanceof kind);
+}
