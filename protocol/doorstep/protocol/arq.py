@@ -260,9 +260,8 @@ class Arq:
 
     def lose_first(self) -> None:
         """What is oldest is taken for lost: the road was away."""
-        for piece in self._pieces.values():
-            piece.lost = True
-            return
+        if self._pieces:
+            next(iter(self._pieces.values())).lost = True
 
     # receiving
 
