@@ -169,6 +169,20 @@ async def test_an_agent_that_was_restarted_does_not_know_it() -> None:
 
 
 @on_virtual_time
+async def test_the_refusal_is_heard_before_the_wire_is_closed() -> None:
+    async with away() as pair:
+        near, far = local_pair()
+        far.hold()  # what is on its way when this end closes is lost
+        fresh = Session(role=Role.AGENT, session_id=pair.client.id)
+        starting = asyncio.create_task(fresh.start(far))
+        carrying = asyncio.create_task(pair.client.carry(near))
+        await asyncio.sleep(0.4)
+        far.release()
+        await asyncio.wait({starting, carrying})
+        assert await pair.client.wait_closed() == "the agent does not know this session any more"
+
+
+@on_virtual_time
 async def test_a_wire_to_somebody_else_does_not_end_what_works() -> None:
     async with session_pair(EchoService()) as pair:
         near, far = local_pair()

@@ -19,6 +19,8 @@ from doorstep.transport.local import LocalWire
 from .support import ID, Functions
 
 Event = Callable[["Weather", "WeatherWire"], None]
+ENOUGH = 600.0
+"""Seconds of virtual time for a conversation: what is not done by then waits for something that was lost."""
 
 
 class WeatherWire(LocalWire):
@@ -222,13 +224,13 @@ async def converse(at: dict[int, Event], timing: Timing) -> int:
     weather.at = {begun + number: event for number, event in at.items()}
     keeping = asyncio.create_task(weather.keep())
     try:
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.timeout(ENOUGH), asyncio.TaskGroup() as group:
             group.create_task(talk.play(client, 0))
             group.create_task(talk.play(agent, 10))
         assert sorted(talk.ran) == [0, 1, 2, 10, 11, 12]
         frames = weather.frames - begun
         for end in (client, agent):  # every end comes to be known at both sides
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(ENOUGH):
                 while end._streams._streams or end._streams.unacknowledged:
                     await asyncio.sleep(0.1)
             assert end._streams._windows == 0

@@ -20,7 +20,7 @@ from doorstep.testing.hub import HubUser, ThrowAwayHub, throw_away_hub
 from doorstep.transport import credentials
 from doorstep.transport.backend import AgentRecord, Backend
 from doorstep.transport.credentials import Credentials
-from doorstep.transport.signaling import ChannelState
+from doorstep.transport.signaling import ChannelSpec, ChannelState
 
 pytestmark = pytest.mark.asyncio
 
@@ -183,3 +183,18 @@ async def test_importing_the_adapters_loads_no_heavy_library() -> None:
     )
     said, _ = await run.communicate()
     assert said.strip() == b"[]"
+
+
+async def test_a_cancelled_close_has_closed_all_the_same(hub: Any, quick: Any) -> None:
+    """A session that ends while it is being reconnected cancels whatever is under way, closing included."""
+    backend = await Backend.sign_in(who(hub.hub, hub.user), quick)
+    spec = ChannelSpec(topic=agents_topic(backend.user_id), on_message=lambda *_: None)
+    await backend.signaling().join(spec, timeout=20)
+    closing = asyncio.create_task(backend.close())
+    await asyncio.sleep(0)  # it is at the first of its steps
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert backend.http.is_closed
+    assert backend._refresher is not None
+    assert backend._refresher.done()

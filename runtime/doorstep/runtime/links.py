@@ -54,7 +54,7 @@ class Link:
         self.early: list[tuple[Lane, Frame]] = []
         """What came before the WELCOME that it belongs after."""
         self.farewell = False
-        """The peer was told that the session has ended."""
+        """The peer was told of the end, or that the session is not here; having heard it closes the wire."""
         self.reason = ""
 
     def __repr__(self) -> str:

@@ -545,6 +545,7 @@ class Session:
             link.move(LinkState.WELCOMED)
         else:
             link.send(self._welcome(link, known=False))
+            link.farewell = True
             raise ProtocolError("it resumes a session that is not this one")
 
     def _may_resume(self, frame: Hello, resume: Resume) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -150,14 +151,21 @@ class Backend:
         return signaling
 
     async def close(self) -> None:
-        """Close signaling, connections and tasks; the session itself stays valid. Idempotent."""
-        for signaling in self._signalings:
-            await signaling.close()
+        """Close signaling, connections and tasks; the session itself stays valid. Idempotent.
+
+        A cancelled close has closed all the same.
+        """
+        async with AsyncExitStack() as rest:
+            rest.push_async_callback(self.http.aclose)
+            rest.push_async_callback(self._tokens.finish)
+            rest.push_async_callback(self._stop_refreshing)
+            for signaling in self._signalings:
+                rest.push_async_callback(signaling.close)
+
+    async def _stop_refreshing(self) -> None:
         if self._refresher is not None:
             self._refresher.cancel()
             await asyncio.wait({self._refresher})
-        await self._tokens.finish()
-        await self.http.aclose()
 
     async def register_agent(self, record: AgentRecord) -> AgentRow:
         """Insert or update the agent's row by its id. A name another agent has becomes name-2, name-3 …"""

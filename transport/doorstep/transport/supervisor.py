@@ -158,12 +158,18 @@ class SupervisedChannel:
     async def leave(self) -> None:
         if self._state is not ChannelState.LEFT:
             membership = self._membership
-            self.reason = "it was left"
-            self._end()
-            self._keeper.cancel()
+            self.abandon()
             if membership is not None:
                 await membership.leave()
         await asyncio.wait({self._keeper})
+
+    def abandon(self) -> asyncio.Task[None]:
+        """End it without a word to the server; the task that is returned is done when nothing is left."""
+        if self._state is not ChannelState.LEFT:
+            self.reason = "it was left"
+            self._end()
+            self._keeper.cancel()
+        return self._keeper
 
     def give_up(self, error: UsageError) -> None:
         """End a first join that cannot succeed."""
@@ -342,12 +348,16 @@ class SupervisedSignaling:
 
     async def close(self) -> None:
         self._closed = True
+        channels = list(self._channels.values())
         try:
-            await asyncio.gather(*(channel.leave() for channel in list(self._channels.values())))
-        finally:
+            await asyncio.gather(*(channel.leave() for channel in channels))
+        finally:  # also of a close that is cancelled
+            ending = {channel.abandon() for channel in channels}
             if self._supervisor is not None:
                 self._supervisor.cancel()
-                await asyncio.wait({self._supervisor})
+                ending.add(self._supervisor)
+            if ending:
+                await asyncio.wait(ending)
 
     async def live_socket(self) -> Socket:
         """Wait for a socket that is up."""
