@@ -3,82 +3,128 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
+import pytest_asyncio
 
 from doorstep.hub.relay_limits import TurnConfig
 from doorstep.protocol.errors import NotSignedIn
 from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
-from doorstep.testing.hub import HubUser, throw_away_hub
+from doorstep.testing.hub import throw_away_hub
 from doorstep.transport.ice_servers import IceServers
 from doorstep.transport.relay import relay_url
 
 pytestmark = pytest.mark.asyncio
 
+DEADLINE = 30.0
 STUN = IceServer(urls=("stun:127.0.0.1:3478",))
 
 
 class Asked:
-    """Gives a user's token and counts."""
+    """Gives a token and counts."""
 
-    def __init__(self, user: HubUser) -> None:
-        self.user, self.times = user, 0
+    def __init__(self, http: httpx.AsyncClient, token: str | None = "token") -> None:
+        self.http, self.token, self.times = http, token, 0
         self.again = asyncio.Event()
 
-    async def __call__(self) -> str:
+    async def access_token(self) -> str:
         self.times += 1
         if self.times > 1:
             self.again.set()
-        return self.user.access_token
+        if self.token is None:
+            raise NotSignedIn("gone")
+        return self.token
 
 
-async def test_they_are_fetched_once_while_they_hold(tmp_path: Path) -> None:
+@pytest_asyncio.fixture
+async def http() -> AsyncGenerator[httpx.AsyncClient, None]:
+    async with httpx.AsyncClient(timeout=DEADLINE) as client:
+        yield client
+
+
+async def test_they_are_fetched_once_while_they_hold(tmp_path: Path, http: httpx.AsyncClient) -> None:
     turn = TurnConfig(urls=("turn:127.0.0.1:3478",), secret="north", seconds=600)
     async with throw_away_hub(tmp_path, turn=turn) as hub:
-        token = Asked(await hub.user())
-        servers = IceServers(relay_url(hub.url), token, configured=[STUN])
+        user = Asked(http, (await hub.user()).access_token)
+        servers = IceServers(relay_url(hub.url), configured=[STUN])
         assert servers.known == (STUN,)
-        found = await asyncio.gather(*(servers.current() for _ in range(5)))
-        assert token.times == 1
+        found = await asyncio.gather(*(servers.current(user) for _ in range(5)))
+        assert user.times == 1
         assert all(one == found[0] == servers.known for one in found)
         assert found[0][0] == STUN
         assert found[0][1].urls == turn.urls
         assert found[0][1].credential
 
 
-async def test_they_are_fetched_again_before_they_end(tmp_path: Path) -> None:
+async def test_they_are_fetched_again_before_they_end(tmp_path: Path, http: httpx.AsyncClient) -> None:
     turn = TurnConfig(urls=("turn:127.0.0.1:3478",), secret="north", seconds=2)
     async with throw_away_hub(tmp_path, turn=turn) as hub:
-        token = Asked(await hub.user())
-        servers = IceServers(relay_url(hub.url), token)
-        keeping = asyncio.create_task(servers.keep())
-        async with asyncio.timeout(10):
-            await token.again.wait()
-        assert len(servers.known) == 1
+        user = Asked(http, (await hub.user()).access_token)
+        servers = IceServers(relay_url(hub.url))
+        keeping = asyncio.create_task(servers.keep(user))
+        seen: set[str | None] = set()
+        async with asyncio.timeout(DEADLINE):
+            while len(seen) < 3:
+                seen |= {server.username for server in servers.known}
+                await asyncio.sleep(0.02)
         keeping.cancel()
         await asyncio.wait({keeping})
 
 
-async def test_a_back_end_without_them_is_no_error(tmp_path: Path) -> None:
+async def test_what_ended_while_the_machine_slept_is_not_used(
+    tmp_path: Path, http: httpx.AsyncClient
+) -> None:
+    slept = 0.0
+    turn = TurnConfig(urls=("turn:127.0.0.1:3478",), secret="north", seconds=600)
+    async with throw_away_hub(tmp_path, turn=turn) as hub:
+        user = Asked(http, (await hub.user()).access_token)
+        servers = IceServers(relay_url(hub.url), calendar=lambda: time.time() + slept)
+        assert len(await servers.current(user)) == 1
+        slept = 601.0
+        assert servers.known == ()
+        assert len(await servers.current(user)) == 1
+        assert user.times == 2
+
+
+async def test_who_needs_them_soon_waits_for_a_limited_time(http: httpx.AsyncClient) -> None:
+    async with answering(None) as relay:
+        servers = IceServers(relay, configured=[STUN], timing=Timing(ice_servers=0.05))
+        async with servers.asked_beside(Asked(http)) as soon:
+            assert await soon() == (STUN,)
+    body = b'{"iceServers":[{"urls":"stun:127.0.0.1:9"}],"expiresIn":60}'
+    async with answering(body) as relay:
+        servers = IceServers(relay, configured=[STUN], timing=Timing(ice_servers=DEADLINE))
+        async with servers.asked_beside(Asked(http)) as soon:
+            found = await soon()
+            assert [server.urls for server in found] == [STUN.urls, ("stun:127.0.0.1:9",)]
+            assert await soon() == found
+
+
+async def test_one_that_nobody_can_ask_does_not_spoil_the_others(http: httpx.AsyncClient) -> None:
+    body = b'{"iceServers":[{"urls":"http://a.test"},{"urls":"stun:127.0.0.1:9"}],"expiresIn":60}'
+    async with answering(body) as relay:
+        (found,) = await IceServers(relay).current(Asked(http))
+        assert found.urls == ("stun:127.0.0.1:9",)
+
+
+async def test_a_back_end_without_them_is_no_error(tmp_path: Path, http: httpx.AsyncClient) -> None:
     async with throw_away_hub(tmp_path) as hub:
-        token, url = Asked(await hub.user()), relay_url(hub.url)
-        servers = IceServers(relay_url(hub.url, "/somewhere"), token, configured=[STUN])
-        assert await servers.current() == await servers.current() == (STUN,)
-        assert token.times == 1
-    away = IceServers(url, token, configured=[STUN])
-    assert await away.current() == (STUN,)
-    assert await IceServers(None, token, configured=[STUN]).current() == (STUN,)
+        user, url = Asked(http, (await hub.user()).access_token), relay_url(hub.url)
+        servers = IceServers(relay_url(hub.url, "/somewhere"), configured=[STUN])
+        assert await servers.current(user) == await servers.current(user) == (STUN,)
+        assert user.times == 1
+    assert await IceServers(url, configured=[STUN]).current(user) == (STUN,)
+    assert await IceServers(None, configured=[STUN]).current(user) == (STUN,)
 
 
-async def test_a_sign_in_that_fails_is_no_error() -> None:
-    async def token() -> str:
-        raise NotSignedIn("gone")
-
-    assert await IceServers("ws://127.0.0.1:9/relay/v1", token).current() == ()
+async def test_a_sign_in_that_fails_is_no_error(http: httpx.AsyncClient) -> None:
+    assert await IceServers("ws://127.0.0.1:9/relay/v1").current(Asked(http, None)) == ()
 
 
 @pytest.mark.parametrize(
@@ -96,21 +142,17 @@ async def test_a_sign_in_that_fails_is_no_error() -> None:
         None,
     ],
 )
-async def test_nonsense_is_no_error(body: bytes | None) -> None:
+async def test_nonsense_is_no_error(body: bytes | None, http: httpx.AsyncClient) -> None:
     """``None``: a server that never answers."""
     async with answering(body) as relay:
         timing = Timing(relay_open=0.3) if body is None else DEFAULT_TIMING
-        servers = IceServers(relay, plain_token, configured=[STUN], timing=timing)
-        assert await servers.current() == (STUN,)
+        servers = IceServers(relay, configured=[STUN], timing=timing)
+        assert await servers.current(Asked(http)) == (STUN,)
 
 
-async def test_one_url_may_be_a_text() -> None:
+async def test_one_url_may_be_a_text(http: httpx.AsyncClient) -> None:
     async with answering(b'{"iceServers":[{"urls":"stun:127.0.0.1:3478"}],"expiresIn":60}') as relay:
-        assert await IceServers(relay, plain_token).current() == (STUN,)
-
-
-async def plain_token() -> str:
-    return "token"
+        assert await IceServers(relay).current(Asked(http)) == (STUN,)
 
 
 @asynccontextmanager
@@ -125,8 +167,10 @@ async def answering(body: bytes | None) -> AsyncGenerator[str, None]:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await reader.readuntil(b"\r\n\r\n")
             if body is not None:
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            await reader.read()
+                length = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+                writer.write(length + body)
+            else:
+                await reader.read()
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()

@@ -118,14 +118,9 @@ async def _sign_in(settings: Settings, identity: Identity, on_event: OnEvent | N
 @asynccontextmanager
 async def _ice_servers(settings: Settings, backend: Backend) -> AsyncGenerator[IceServers, None]:
     """Those of the settings, and the back end's, kept fresh so that no answer waits for them."""
-    servers = IceServers(
-        relay_url(backend.url),
-        backend.access_token,
-        configured=settings.ice_servers,
-        http=lambda: backend.http,
-        timing=settings.timing,
-    )
-    keeping = asyncio.create_task(servers.keep(), name="keep ICE servers")
+    relay = relay_url(backend.url)
+    servers = IceServers(relay, configured=settings.ice_servers, timing=settings.timing)
+    keeping = asyncio.create_task(servers.keep(backend), name="keep ICE servers")
     try:
         yield servers
     finally:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from doorstep.protocol.errors import DoorstepError, InvalidInput
@@ -18,7 +18,10 @@ from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport.webrtc_servers import servers_of
 
-__all__ = ["IceServers", "Soon"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["IceServers", "SignedIn", "Soon", "ice_servers_from"]
 
 _log = logging.getLogger("doorstep.transport")
 
@@ -33,8 +36,38 @@ _LOOK = 10.0
 """Seconds between two looks at the clocks: a machine that slept finds its credentials ended."""
 _BYTES = 64 * 1024
 
+_Moment = tuple[float, float]
+"""By the loop's clock and by the calendar's."""
+
 Soon = Callable[[], Awaitable[tuple[IceServer, ...]]]
 """Gives what is known, after a wait of at most ``Timing.ice_servers`` for what is being asked."""
+
+
+_SETTING = "DOORSTEP_ICE_SERVERS"
+
+
+def ice_servers_from(environment: Mapping[str, str]) -> tuple[IceServer, ...]:
+    """Those of DOORSTEP_ICE_SERVERS, a JSON list of W3C ``RTCIceServer``. Raises :class:`InvalidInput`."""
+    text = environment.get(_SETTING)
+    if not text:
+        return ()
+    try:
+        return msgspec.json.decode(text, type=tuple[IceServer, ...])
+    except msgspec.MsgspecError as error:
+        raise InvalidInput(_SETTING, str(error)) from error
+
+
+class SignedIn(Protocol):
+    """A user of the back end, for one that asks as this user."""
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """With connections to the back end; stays its owner's."""
+        ...
+
+    async def access_token(self) -> str:
+        """One that is valid now. Raises a :class:`DoorstepError`."""
+        ...
 
 
 class _Server(msgspec.Struct):
@@ -64,45 +97,40 @@ class IceServers:
     def __init__(
         self,
         relay: str | None,
-        token: Callable[[], Awaitable[str]],
         *,
         configured: Sequence[IceServer] = (),
-        http: Callable[[], httpx.AsyncClient] | None = None,
         timing: Timing = DEFAULT_TIMING,
+        calendar: Callable[[], float] = time.time,
     ) -> None:
-        """``relay`` is what :func:`doorstep.transport.relay.relay_url` returns; None asks nobody.
-
-        ``http`` gives a client with connections to the back end, which stays its owner's to close.
-        """
+        """``relay`` is what :func:`doorstep.transport.relay.relay_url` returns; None asks nobody."""
+        self._calendar = calendar
         self._url = None if relay is None else _http(relay)
-        self._token = token
         self._configured = tuple(configured)
-        self._client = http
         self._timing = timing
         self._given: tuple[IceServer, ...] = ()
-        self._ends = self._renew_at = _now()
+        self._ends = self._renew_at = self._now()
         self._asking = asyncio.Lock()
 
     @property
     def known(self) -> tuple[IceServer, ...]:
         """What is known and still holds, without asking; the configured ones first."""
-        given = () if _is_past(self._ends) else self._given
+        given = () if self._is_past(self._ends) else self._given
         return (*self._configured, *given)[:ICE_SERVERS]
 
-    async def current(self) -> tuple[IceServer, ...]:
+    async def current(self, user: SignedIn) -> tuple[IceServer, ...]:
         """Ask if it is time to; return what is known then. Takes at most ``Timing.relay_open``."""
         async with self._asking:
-            if self._url is not None and _is_past(self._renew_at):
-                await self._ask(self._url)
+            if self._url is not None and self._is_past(self._renew_at):
+                await self._ask(user, self._url)
         return self.known
 
     @asynccontextmanager
-    async def asked_beside(self) -> AsyncGenerator[Soon]:
+    async def asked_beside(self, user: SignedIn) -> AsyncGenerator[Soon]:
         """Ask, if it is time to, while the block runs."""
-        asking = asyncio.create_task(self.current(), name="ask for ICE servers")
+        asking = asyncio.create_task(self.current(user), name="ask for ICE servers")
 
         async def soon() -> tuple[IceServer, ...]:
-            if _is_past(self._ends):
+            if self._is_past(self._ends):
                 await asyncio.wait({asking}, timeout=self._timing.ice_servers)
             return self.known
 
@@ -112,38 +140,52 @@ class IceServers:
             asking.cancel()
             await asyncio.wait({asking})
 
-    async def keep(self) -> None:
+    async def keep(self, user: SignedIn) -> None:
         """Ask again and again, so that :attr:`known` always holds. For a task of the caller's."""
         while self._url is not None:
-            await self.current()
-            await asyncio.sleep(min(max(_left(self._renew_at), _SHORTEST), _LOOK))
+            await self.current(user)
+            await asyncio.sleep(min(max(self._left(self._renew_at), _SHORTEST), _LOOK))
 
-    async def _ask(self, url: str) -> None:
+    async def _ask(self, user: SignedIn, url: str) -> None:
+        import httpx
+
         try:
             async with asyncio.timeout(self._timing.relay_open):
-                answer = await self._fetch(url, await self._token())
+                answer = await _fetch(user, url)
         except (httpx.HTTPError, msgspec.MsgspecError, DoorstepError, TimeoutError, UnicodeError) as error:
             _log.info("no ICE servers from the back end: %s", error or type(error).__name__)
-            self._renew_at = _later(_AGAIN)
+            self._renew_at = self._later(_AGAIN)
             return
         if answer is None:
-            self._given, self._ends, self._renew_at = (), _now(), _later(_NONE)
+            self._given, self._ends, self._renew_at = (), self._now(), self._later(_NONE)
             return
         self._given = tuple(server for one in answer.ice_servers if (server := _usable(one)) is not None)
         life = max(answer.expires_in, _SHORTEST)
-        self._ends, self._renew_at = _later(life), _later(life * _RENEW)
+        self._ends, self._renew_at = self._later(life), self._later(life * _RENEW)
 
-    async def _fetch(self, url: str, token: str) -> _Answer | None:
-        """None: this back end has no such thing."""
-        client = nullcontext(self._client()) if self._client is not None else httpx.AsyncClient()
-        async with client as http:
-            answer = await http.get(url, headers={"Authorization": f"Bearer {token}"})
-        if answer.status_code in (404, 405, 501):
-            return None
-        answer.raise_for_status()
-        if len(answer.content) > _BYTES:
-            raise InvalidInput("iceServers", f"must have at most {_BYTES} bytes")
-        return msgspec.json.decode(answer.content, type=_Answer)
+    def _now(self) -> _Moment:
+        return asyncio.get_running_loop().time(), self._calendar()
+
+    def _later(self, seconds: float) -> _Moment:
+        steady, calendar = self._now()
+        return steady + seconds, calendar + seconds
+
+    def _left(self, moment: _Moment) -> float:
+        return min(then - now for then, now in zip(moment, self._now(), strict=True))
+
+    def _is_past(self, moment: _Moment) -> bool:
+        return self._left(moment) <= 0
+
+
+async def _fetch(user: SignedIn, url: str) -> _Answer | None:
+    """None: this back end has no such thing."""
+    answer = await user.http.get(url, headers={"Authorization": f"Bearer {await user.access_token()}"})
+    if answer.status_code in (404, 405, 501):
+        return None
+    answer.raise_for_status()
+    if len(answer.content) > _BYTES:
+        raise InvalidInput("iceServers", f"must have at most {_BYTES} bytes")
+    return msgspec.json.decode(answer.content, type=_Answer)
 
 
 def _usable(offered: _Server) -> IceServer | None:
@@ -155,27 +197,6 @@ def _usable(offered: _Server) -> IceServer | None:
         _log.warning("an ICE server of the back end is left out: %s", error)
         return None
     return server
-
-
-_Moment = tuple[float, float]
-"""By the loop's clock and by the calendar's."""
-
-
-def _now() -> _Moment:
-    return asyncio.get_running_loop().time(), time.time()
-
-
-def _later(seconds: float) -> _Moment:
-    steady, calendar = _now()
-    return steady + seconds, calendar + seconds
-
-
-def _left(moment: _Moment) -> float:
-    return min(then - now for then, now in zip(moment, _now(), strict=True))
-
-
-def _is_past(moment: _Moment) -> bool:
-    return _left(moment) <= 0
 
 
 def _http(relay: str) -> str:
