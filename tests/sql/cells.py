@@ -28,12 +28,16 @@ SUBJECTS = (
 RIGHT_TOPICS = (
     *(f"user:{user}:agents" for user in (*USERS, NOBODY)),
     *(f"agent:{agent}:signaling" for agent in (*AGENTS, GONE)),
+    *(f"agent:{agent}:wire:session-0001" for agent in (*AGENTS, GONE)),
 )
 
 
 def _wrong_topics() -> Iterator[str]:
     yield from _misspelt(f"user:{ONE}:agents", ONE)
     yield from _misspelt(f"agent:{FIRST}:signaling", FIRST)
+    agent, wire = f"agent:{FIRST}", f"agent:{FIRST}:wire"
+    yield from (t for t in _misspelt(wire, FIRST) if t != agent and not t.startswith(wire + ":"))
+    yield from (f"{wire}\n:x", f"{wire}s:x", f"{wire.upper()}:x", f"agent:{ONE}:wire:x", f"user:{ONE}:wire:x")
     yield from (f"user:{FIRST}:agents", f"agent:{ONE}:signaling", f"user:{ONE}:signaling")
     yield from (
         f"agent:{FIRST}:agents",
@@ -80,7 +84,7 @@ class World:
     agents: dict[str, str] = field(default_factory=lambda: dict(AGENTS))
 
 
-USER, AGENT = DEFAULT_TOPICS
+USER, AGENT, WIRE = DEFAULT_TOPICS
 READ_ONLY, WRITE_ONLY = (
     tuple(TopicRule(rule.role, rule.pattern, rule.grant & rights) for rule in DEFAULT_TOPICS)
     for rights in (Grant.BROADCAST_READ | Grant.PRESENCE_READ, Grant.BROADCAST_WRITE | Grant.PRESENCE_WRITE)
@@ -101,7 +105,7 @@ WORLDS = (
     World(
         "no write policy for the agents channel",
         statements=('drop policy "Owners write their agents channel" on realtime.messages',),
-        rules=(READ_ONLY[0], AGENT),
+        rules=(READ_ONLY[0], AGENT, WIRE),
     ),
     World(
         "no policy for signaling",
@@ -109,7 +113,20 @@ WORLDS = (
             f"""drop policy "Owners {verb} their agents' signaling" on realtime.messages"""
             for verb in ("read", "write")
         ),
-        rules=(USER,),
+        rules=(USER, WIRE),
+    ),
+    World(
+        "no write policy for wires",
+        statements=("""drop policy "Owners write their agents' wires" on realtime.messages""",),
+        rules=(USER, AGENT, READ_ONLY[2]),
+    ),
+    World(
+        "wires of a project that has not got the last migration",
+        statements=tuple(
+            f"""drop policy "Owners {verb} their agents' wires" on realtime.messages"""
+            for verb in ("read", "write")
+        ),
+        rules=(USER, AGENT),
     ),
     World(
         "an agent removed, an agent of another owner now",

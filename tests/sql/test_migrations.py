@@ -39,7 +39,7 @@ def test_files_are_numbered_without_gaps() -> None:
 
 def test_every_policy_is_replaced_not_added_twice() -> None:
     policies = re.findall(r'create policy ("[^"]+") on (\S+)', EVERYTHING)
-    assert len(policies) == len(set(policies)) == 8
+    assert len(policies) == len(set(policies)) == 10
     for name, table in policies:
         assert f"drop policy if exists {name} on {table};" in EVERYTHING
 
@@ -68,6 +68,12 @@ def test_realtime_policies_name_topics_and_extensions() -> None:
     assert "'user:' || (select auth.uid())::text || ':agents'" in text
     assert "'agent:' || agents.id::text || ':signaling'" in text
     assert text.count("extension") == text.count("create policy") == 4
+
+
+def test_the_policies_of_wires_end_in_any_session() -> None:
+    text = SQL["0006_wires.sql"]
+    assert text.count("starts_with((select realtime.topic()), 'agent:' || agents.id::text || ':wire:')") == 2
+    assert text.count("extension = 'broadcast'") == text.count("create policy") == 2
 
 
 @pytest.mark.parametrize("word", ["drop table", "truncate", "channel_name"])

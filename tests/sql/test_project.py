@@ -78,7 +78,7 @@ def test_the_documented_commands(project: Project) -> None:
         command = ["/bin/sh", "-ec", script]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
         assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 8
+    assert len(done.stdout.splitlines()) == 10
     assert project.rows("postgres", PUBLISHED) == [("public", "agents")]
 
 

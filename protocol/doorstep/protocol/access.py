@@ -129,6 +129,7 @@ class RowRule:
 DEFAULT_TOPICS = (
     TopicRule(Role.AUTHENTICATED, "user:{user}:agents", Grant.ALL),
     TopicRule(Role.AUTHENTICATED, "agent:{agent}:signaling", Grant.BROADCAST),
+    TopicRule(Role.AUTHENTICATED, "agent:{agent}:wire:*", Grant.BROADCAST),
 )
 DEFAULT_ROWS = (RowRule(Role.AUTHENTICATED, "agents", "owner_id", RowAction.ALL),)
 
