@@ -66,6 +66,19 @@ async def test_cors_is_for_the_interfaces_only(hub: ThrowAwayHub, http: httpx.As
     assert "access-control-allow-origin" not in (await http.get("/", headers=asked)).headers
 
 
+async def test_a_relay_elsewhere_is_named_and_allowed(tmp_path: Path) -> None:
+    async with (
+        throw_away_hub(tmp_path, relay_url="wss://relay.example:8788/relay/v1") as hub,
+        httpx.AsyncClient(base_url=hub.url) as http,
+    ):
+        assert (await http.get("/config.json")).json()["relay"] == "wss://relay.example:8788/relay/v1"
+        policy = (await http.get("/")).headers["content-security-policy"]
+        orders = dict(order.split(" ", 1) for order in policy.split("; "))
+        assert {"'self'", "wss://relay.example:8788", "https://relay.example:8788"} <= {
+            *orders["connect-src"].split()
+        }
+
+
 async def test_the_page_and_its_policy(hub: ThrowAwayHub, http: httpx.AsyncClient) -> None:
     answer = await http.get("/")
     if web_root() is None:

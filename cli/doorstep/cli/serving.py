@@ -41,6 +41,12 @@ class CannotListen(click.ClickException):
 @click.option(
     "--allowed-host", "allowed_hosts", multiple=True, help="A further host name to answer to; repeatable."
 )
+@click.option(
+    "--relay-url",
+    metavar="URL",
+    envvar="DOORSTEP_RELAY_URL",
+    help="A relay elsewhere that the page shall use [default: the hub's own].",
+)
 @hub_options
 @turn_options
 @state_dir_option
@@ -52,6 +58,7 @@ def hub(
     port: int,
     public_url: str | None,
     allowed_hosts: tuple[str, ...],
+    relay_url: str | None,
     settings: dict[str, Any],
     turn_urls: tuple[str, ...],
     turn_secret_file: Path | None,
@@ -73,11 +80,23 @@ def hub(
         port=port,
         public_url=public_url,
         allowed_hosts=allowed_hosts,
+        relay_url=_checked(relay_url),
         turn=turn_config(turn_urls, turn_secret_file),
         **settings,
     )
     with only_one(state_dir):
         run(_hub(config), log_level=logging.WARNING)
+
+
+def _checked(relay: str | None) -> str | None:
+    """Users' tokens go there."""
+    from doorstep.protocol.errors import InvalidInput
+    from doorstep.transport.relay_socket import relay_url
+
+    try:
+        return None if relay is None else relay_url("", relay)
+    except InvalidInput as error:
+        raise click.BadParameter(str(error), param_hint="--relay-url") from None
 
 
 for tool in (backup, restore, keys):

@@ -49,14 +49,16 @@ def allowed_hosts(host: str, public_url: str | None, configured: Iterable[str]) 
     return frozenset(hosts)
 
 
-def content_policy(host: str) -> str:
-    """The page's Content-Security-Policy; ``host`` is the authority the page was asked from."""
+def content_policy(host: str, relay_url: str | None = None) -> str:
+    """The page's Content-Security-Policy; ``host`` is the authority the page was asked from, ``relay_url``
+    that of a relay elsewhere."""
+    relay = "" if relay_url is None else "".join(f" {source}" for source in _sources(relay_url))
     return "; ".join(
         (
             "default-src 'none'",
             "script-src 'self'",
             "style-src 'self'",  # the page gives xterm.js a document that keeps to this: strict_styles.ts
-            f"connect-src 'self' ws://{host} wss://{host}",
+            f"connect-src 'self' ws://{host} wss://{host}{relay}",
             "img-src 'self' data: blob:",
             "font-src 'self'",
             "manifest-src 'self'",
@@ -65,6 +67,13 @@ def content_policy(host: str) -> str:
             "form-action 'none'",
         )
     )
+
+
+def _sources(relay_url: str) -> tuple[str, str]:
+    """Its socket and its HTTP, as sources of CSP (level 3, section 2.3.1)."""
+    parts = urlsplit(relay_url)
+    secure = "s" if parts.scheme in ("https", "wss") else ""
+    return f"ws{secure}://{parts.netloc}", f"http{secure}://{parts.netloc}"
 
 
 class Guard:

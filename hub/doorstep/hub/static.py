@@ -44,6 +44,8 @@ async def config(request: Request) -> Response:
     hub = services(request)
     origin = str(request.base_url).rstrip("/") if hub.config.public_url is None else hub.url
     body = {"url": origin, "key": hub.keys.anon_key}
+    if hub.config.relay_url is not None:
+        body["relay"] = hub.config.relay_url
     return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
 
@@ -54,7 +56,8 @@ async def health(_: Request) -> Response:
 
 async def page(request: Request) -> Response:
     """A file of the web client; any other path without a suffix is the page itself."""
-    policy = {"Content-Security-Policy": content_policy(request.headers.get("host", ""))}
+    relay = services(request).config.relay_url
+    policy = {"Content-Security-Policy": content_policy(request.headers.get("host", ""), relay)}
     root = web_root()
     if root is None:
         return HTMLResponse(_NOT_BUILT, status_code=503, headers=policy)
