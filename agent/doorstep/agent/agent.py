@@ -2,7 +2,8 @@
 
 ::
 
-    Signaling ──▶ Agent ── presence, knocks ──▶ Door ──▶ Caller ──▶ Peer ──▶ Session ──▶ services
+    Signaling ──▶ Agent ── presence, knocks ──▶ Door ─┬▶ Caller ──▶ Peer ──┬▶ Session ──▶ services
+                    │                                 └▶ Meetings ▶ Road ──┘
                     └──── Registration ──▶ Directory (the agents table)
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +26,7 @@ from doorstep.protocol.proof import PrivateKey
 from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime import Service
+from doorstep.transport.road import Road
 from doorstep.transport.signaling import Channel, ChannelSpec, ChannelState, Signaling
 from doorstep.transport.supervisor import Backoff
 
@@ -46,6 +48,7 @@ class Agent:
         directory: Directory | None = None,
         key: PrivateKey | None = None,
         require_proof: bool = False,
+        roads: Sequence[Road] = (),
         ice_servers: Callable[[], tuple[IceServer, ...]] = tuple,
         timing: Timing = DEFAULT_TIMING,
         limit: int = SESSIONS_PER_AGENT,
@@ -53,8 +56,9 @@ class Agent:
     ) -> None:
         """``limit`` bounds sessions and attempts; a knock above it is refused.
 
-        ``ice_servers`` gives those that are known at a knock; it must not block. Without ``key`` the agent
-        proves nothing. ``require_proof`` refuses clients that prove nothing.
+        ``roads`` are those by which it comes to clients besides WebRTC. ``ice_servers`` gives those that are
+        known at a knock; it must not block. Without ``key`` the agent proves nothing. ``require_proof``
+        refuses clients that prove nothing.
 
         ``signaling``, ``services`` and ``directory`` stay the caller's to close, after :meth:`stop`.
         """
@@ -80,6 +84,7 @@ class Agent:
             timing=timing,
             limit=limit,
             tell=self._tell,
+            roads=roads,
             key=key,
             require_proof=require_proof,
         )

@@ -13,7 +13,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from doorstep.agent.events import EventKind
+from doorstep.agent.meetings import Meetings
 from doorstep.protocol.answering import Answering, AnsweringEffect, AnsweringEvent, AnsweringState
 from doorstep.protocol.errors import DoorstepError, LinkError, NotAllowed, PeerNotTrusted
 from doorstep.protocol.ids import AgentId, SessionId
@@ -21,6 +24,7 @@ from doorstep.protocol.machine import Report
 from doorstep.protocol.proof import PrivateKey, PublicKey
 from doorstep.protocol.signaling import (
     Candidate,
+    ConnectionReady,
     ConnectionRefused,
     ConnectionRequest,
     IceServer,
@@ -85,8 +89,24 @@ class House(Protocol):
         """Broadcast on the signaling channel. Raises LinkError."""
         ...
 
-    async def carry(self, session_id: SessionId | None, wire: Wire) -> bool:
-        """Begin a session on this wire, or take a living one over to it (True). Raises LinkError."""
+    @property
+    def meetings(self) -> Meetings:
+        """Where clients are waited for besides."""
+        ...
+
+    async def carry(self, session_id: SessionId | None, wire: Wire, client: PublicKey | None) -> bool:
+        """Begin a session on this wire, or take a living one over to it (True).
+
+        ``client`` is the key that was proved. Raises LinkError, PeerNotTrusted.
+        """
+        ...
+
+    def vouch(self, session_id: SessionId | None, client: PublicKey | None) -> None:
+        """Return if this client may take part in the session. Raises PeerNotTrusted."""
+        ...
+
+    def is_hopeful(self, session_id: SessionId | None) -> bool:
+        """Whether the session lives, or may yet begin by another road."""
         ...
 
     def need_signaling(self, caller: Caller, serial: int) -> None: ...
@@ -109,7 +129,11 @@ class Caller:
         self._loop = asyncio.get_running_loop()
         self._knocked = self._loop.time()
         self._machine = Answering(
-            house.agent_id, session_id, ice_servers=house.ice_servers() or None, timing=house.timing
+            house.agent_id,
+            session_id,
+            ice_servers=house.ice_servers() or None,
+            capabilities=house.meetings.kinds,
+            timing=house.timing,
         )
         self._proofs = AgentProofs(
             house.key, house.agent_id, session_id, secrets.token_bytes, required=house.require_proof
@@ -137,6 +161,8 @@ class Caller:
         try:
             if isinstance(message, ConnectionRequest):
                 self._proofs.request(message)
+                self._house.vouch(self.session_id, self._proofs.client_key)
+                self._come(message.capabilities)
             elif isinstance(message, Offer) and not self._proofs.offer(message):
                 _log.debug("session %s: an offer of another attempt is ignored", self.session_id)
                 return
@@ -144,6 +170,12 @@ class Caller:
             self._turn_away(error)
         else:
             self.handle(message)
+
+    def _come(self, capabilities: tuple[str, ...]) -> None:
+        if self.session_id is not None:
+            self._house.meetings.come(
+                self.session_id, capabilities, self._proofs.client_key, self._loop.time()
+            )
 
     def _turn_away(self, error: PeerNotTrusted) -> None:
         """Nothing is given to the machine, so that nobody's forgery ends an attempt or a live connection."""
@@ -190,7 +222,7 @@ class Caller:
             case LeaveSignaling():
                 self._house.release_signaling(self)
             case SendReady(serial, message):
-                ready = self._proofs.ready(message)
+                ready = self._proofs.ready(self._coming(message))
                 self._post(self._house.send_agents, ready, serial, acknowledged=ready.answer is not None)
             case SendRefused(serial, message):
                 self._house.tell(EventKind.REFUSED, self.session_id, reason=message.message)
@@ -214,6 +246,11 @@ class Caller:
             case Ignored(name, why):
                 _log.debug("session %s: %s ignored (%s)", self.session_id, name, why)
 
+    def _coming(self, ready: ConnectionReady) -> ConnectionReady:
+        """Promise only what has not failed meanwhile."""
+        comes = [word for word in ready.capabilities if self._house.meetings.comes(self.session_id, word)]
+        return msgspec.structs.replace(ready, capabilities=tuple(comes))
+
     def _report(self, report: Report[AnsweringState]) -> None:
         reason = report.reason
         _log.info("session %s: %s %s", self.session_id, report.state, f"({reason})" if reason else "")
@@ -226,7 +263,8 @@ class Caller:
             kind = EventKind.RESUMED if self._resumed else EventKind.CONNECTED
             self._house.tell(kind, self.session_id, **facts)
         elif report.state is AnsweringState.CLEANUP and not self._was_connected:
-            self._house.tell(EventKind.FAILED, self.session_id, reason=reason)
+            if not self._house.is_hopeful(self.session_id):
+                self._house.tell(EventKind.FAILED, self.session_id, reason=reason)
         elif report.state is AnsweringState.IDLE:
             self._house.retire(self)
 
@@ -292,7 +330,7 @@ class Caller:
             self._peers[serial] = peer
             self.handle(AnswerCreated(serial, answer))
             wire = await peer.wire()
-            self._resumed = await self._house.carry(self.session_id, wire)
+            self._resumed = await self._house.carry(self.session_id, wire, client)
             self._wire, self._client = wire.kind, client
             self.handle(WireUp(serial))
             return WireLost(serial, await wire.wait_closed())

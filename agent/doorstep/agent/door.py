@@ -8,28 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from doorstep.agent.caller import Caller
 from doorstep.agent.events import EventKind
+from doorstep.agent.meetings import Meetings
 from doorstep.protocol.answering import Admission, admit, busy
-from doorstep.protocol.errors import DoorstepError, LinkError, MalformedMessage, SignalingLost
+from doorstep.protocol.errors import (
+    DoorstepError,
+    LinkError,
+    MalformedMessage,
+    PeerNotTrusted,
+    SignalingLost,
+)
 from doorstep.protocol.ids import AgentId, SessionId, signaling_topic
 from doorstep.protocol.lease import SignalingLease
-from doorstep.protocol.proof import PrivateKey
+from doorstep.protocol.proof import PrivateKey, PublicKey
 from doorstep.protocol.signaling import Candidate, ConnectionRequest, IceServer, Message, Offer, dump, parse
 from doorstep.protocol.steps import ChannelLost, JoinSignaling, LeaveSignaling, SignalingJoined, Stop
 from doorstep.protocol.timing import Timing
 from doorstep.runtime import Role, Service, Session
 from doorstep.runtime.session import SessionState
 from doorstep.runtime.tasks import TaskOwner
+from doorstep.transport.road import Road
 from doorstep.transport.signaling import Channel, ChannelSpec, Signaling
 from doorstep.transport.wire import Wire
 
 __all__ = ["Door"]
 
 _log = logging.getLogger("doorstep.agent")
+_BEST = "webrtc"
+"""A session on such a wire waits for no other."""
 
 Tell = Callable[..., None]
 
@@ -48,6 +58,7 @@ class Door:
         timing: Timing,
         limit: int,
         tell: Tell,
+        roads: Sequence[Road] = (),
         key: PrivateKey | None = None,
         require_proof: bool = False,
     ) -> None:
@@ -73,7 +84,9 @@ class Door:
         self._callers: dict[SessionId | None, Caller] = {}
         self._everybody: set[Caller] = set()
         self._sessions: dict[SessionId, Session] = {}  # those that another wire can find
+        self._keys: dict[SessionId, PublicKey | None] = {}  # of those who began them
         self._living: set[Session] = set()
+        self.meetings = Meetings(self, roads)
         self._stopped = False
 
     @property
@@ -81,7 +94,7 @@ class Door:
         """Sessions and attempts there are."""
         known = {caller.session_id for caller in self._everybody if caller.session_id is not None}
         anonymous = sum(caller.session_id is None for caller in self._everybody)
-        return len(known | self._sessions.keys()) + anonymous
+        return len(known | self._sessions.keys() | self.meetings.sessions) + anonymous
 
     # Messages in.
 
@@ -108,8 +121,8 @@ class Door:
     def _knock(self, request: ConnectionRequest) -> None:
         current = self._callers.get(request.session_id)
         state = None if current is None else current.state
-        session = None if request.session_id is None else self._sessions.get(request.session_id)
-        resumes = session is not None and session.resumable and not session.closed
+        session = self._session(request.session_id)
+        resumes = session is not None and session.resumable
         others = self.callers - resumes
         match admit(request, self.agent_id, state, others, self._limit, resumes=resumes):
             case Admission.START:
@@ -134,24 +147,56 @@ class Door:
 
     # Sessions, which outlive the callers that began them.
 
-    async def carry(self, session_id: SessionId | None, wire: Wire) -> bool:
+    async def carry(self, session_id: SessionId | None, wire: Wire, client: PublicKey | None) -> bool:
         """Begin a session on ``wire``, or take a living one over to it, which returns True.
 
-        Whoever makes wires to this agent hands them over here. Raises LinkError; the wire is closed then.
+        Whoever makes wires to this agent hands them over here, with the key that the client has proved.
+        Raises LinkError, and PeerNotTrusted for another key than the session began with; the wire is closed
+        then.
         """
-        session = None if session_id is None else self._sessions.get(session_id)
-        if session is not None and not session.closed:
-            await session.carry(wire)
-            return session.wires > 1
-        session = self._new_session(session_id)
+        try:
+            self.vouch(session_id, client)
+        except PeerNotTrusted as error:
+            await wire.close(error.message)
+            raise
+        session = self._session(session_id) or self._new_session(session_id, client)
         try:
             await session.carry(wire)
         finally:
             if session.state is SessionState.NEW:  # and no other wire is being greeted
                 await session.close("no client came of it")
-        return False
+        if session_id is not None and wire.kind == _BEST:
+            self.meetings.over(session_id)
+        return session.wires > 1
 
-    def _new_session(self, session_id: SessionId | None) -> Session:
+    def vouch(self, session_id: SessionId | None, client: PublicKey | None) -> None:
+        """Return if no living session of this id was begun with another key. Raises PeerNotTrusted."""
+        session = self._session(session_id)
+        if session_id is None or session is None or self._keys[session_id] == client:
+            return
+        began = self._keys[session_id]
+        raise PeerNotTrusted(
+            "another client has begun this session, so the connection was refused",
+            None if began is None else began.fingerprint,
+            None if client is None else client.fingerprint,
+        )
+
+    def is_hopeful(self, session_id: SessionId | None) -> bool:
+        """Whether the session lives, or somebody may yet come for it."""
+        session = self._session(session_id)
+        return session_id in self.meetings.sessions or (session is not None and session.wires > 0)
+
+    def missed(self, session_id: SessionId, reason: str) -> None:
+        """Nobody came by a road; whoever is the last to fail says so."""
+        if session_id not in self._callers and not self.is_hopeful(session_id):
+            self.tell(EventKind.FAILED, session_id, reason=reason)
+
+    def _session(self, session_id: SessionId | None) -> Session | None:
+        """The living one."""
+        session = None if session_id is None else self._sessions.get(session_id)
+        return None if session is None or session.closed else session
+
+    def _new_session(self, session_id: SessionId | None, client: PublicKey | None) -> Session:
         session = Session(
             role=Role.AGENT,
             session_id=session_id or SessionId("anonymous"),
@@ -162,7 +207,7 @@ class Door:
         )
         self._living.add(session)
         if session_id is not None:
-            self._sessions[session_id] = session
+            self._sessions[session_id], self._keys[session_id] = session, client
         self.tasks.spawn(self._see_off(session_id, session), f"session {session.id}")
         return session
 
@@ -170,7 +215,7 @@ class Door:
         reason = await session.wait_closed()
         self._living.discard(session)
         if session_id is not None and self._sessions.get(session_id) is session:
-            del self._sessions[session_id]
+            del self._sessions[session_id], self._keys[session_id]
         if session.wires:
             self.tell(EventKind.SESSION_ENDED, session_id, reason=reason)
 
@@ -267,6 +312,7 @@ class Door:
     async def stop(self, reason: str) -> None:
         """End every session and attempt, leave the signaling channel, leave no task or timer. Idempotent."""
         self._stopped = True
+        self.meetings.stop()
         closing = [session.close(reason) for session in self._living]
         await asyncio.gather(*closing)
         for caller in list(self._everybody):

@@ -18,6 +18,7 @@ import msgspec
 
 from doorstep.agent.descriptor import Descriptor
 from doorstep.agent.environment import program_environment, working_directory
+from doorstep.agent.guard import Guard
 from doorstep.agent.process import Child
 from doorstep.agent.tasks import forever, race, together
 from doorstep.agent.terminal import Argument, Command
@@ -59,8 +60,9 @@ class ExecService:
 
     name = "exec"
 
-    def __init__(self, timing: Timing = DEFAULT_TIMING) -> None:
+    def __init__(self, timing: Timing = DEFAULT_TIMING, guard: Guard | None = None) -> None:
         self._timing = timing
+        self._guard = guard
         self._running: dict[tuple[Session, int], _Program] = {}
         self.calls: Mapping[str, Callable[[Session, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "signal": self._signal
@@ -70,7 +72,7 @@ class ExecService:
     async def _run(self, request: StreamRequest) -> None:
         if len(self._running) >= _PROGRAMS:
             raise ServiceError("busy", f"{_PROGRAMS} programs run for clients of this machine; end one")
-        program = _Program(convert(request.params, RunParams), self._timing.hangup)
+        program = _Program(convert(request.params, RunParams), self._timing.hangup, self._guard)
         key = (request.session, program.pid)
         self._running[key] = program
         try:
@@ -95,12 +97,12 @@ class ExecService:
 class _Program:
     """Owns the process and our ends of its pipes until :meth:`end` has returned."""
 
-    def __init__(self, params: RunParams, grace: float) -> None:
+    def __init__(self, params: RunParams, grace: float, guard: Guard | None) -> None:
         self._timeout = None if params.timeout_ms is None else params.timeout_ms / 1000
         self._grace = grace
         self._timed_out = False
         pid, self._stdin, self._outputs = _start(params)
-        self.child = Child(pid)
+        self.child = Child(pid, guard)
 
     @property
     def pid(self) -> int:

@@ -12,10 +12,11 @@ import contextlib
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass
+
+from doorstep.agent.guard import Guard
+from doorstep.agent.sessions import session_members
 
 __all__ = ["Child", "Exit", "session_members"]
 
@@ -44,13 +45,17 @@ class Exit:
 class Child:
     """Owns the process ``pid``, which leads a session of its own, until :meth:`end` has returned."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, guard: Guard | None = None) -> None:
+        """``guard`` ends the session should the agent be killed before."""
         self.pid = pid
+        self._guard = guard
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[None] = self._loop.create_future()
         self._exit: Exit | None = None
         self._reaped = False
         self._pidfd = -1
+        if guard is not None:
+            guard.watch(pid)
         self._watch()
 
     async def wait(self) -> None:
@@ -74,6 +79,9 @@ class Child:
 
     def reap(self) -> Exit:
         """Take the exit status of a process that has ended, leaving background jobs of its session alone."""
+        if self._guard is not None:
+            self._guard.forget(self.pid)
+            self._guard = None
         self._reaped = True
         if self._exit is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -132,37 +140,6 @@ class Child:
         self._exit = Exit.of(status)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_finish, self.exited)
-
-
-def session_members(session: int) -> list[int]:
-    """List the living processes of a session, whatever their process group. Blocking: some milliseconds."""
-    return _members_from_proc(session) if sys.platform == "linux" else _members_from_ps(session)
-
-
-def _members_from_proc(session: int) -> list[int]:
-    found: list[int] = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()  # proc_pid_stat(5): state ppid pgrp session
-        except OSError:
-            continue  # ended between the listing and the look
-        if int(fields[3]) == session and fields[0] not in (b"Z", b"X"):
-            found.append(int(name))
-    return found
-
-
-def _members_from_ps(session: int) -> list[int]:
-    listing = subprocess.run(["ps", "-axo", "pid=,stat="], capture_output=True, text=True, check=False)
-    found: list[int] = []
-    for line in listing.stdout.splitlines():
-        pid, _, state = line.strip().partition(" ")
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if not state.strip().startswith("Z") and os.getsid(int(pid)) == session:
-                found.append(int(pid))
-    return found
 
 
 def _finish(exited: asyncio.Future[None]) -> None:

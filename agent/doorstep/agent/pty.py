@@ -11,6 +11,7 @@ import termios
 from collections.abc import Mapping, Sequence
 
 from doorstep.agent.descriptor import Descriptor
+from doorstep.agent.guard import Guard
 from doorstep.agent.process import Child, Exit
 
 __all__ = ["Pty"]
@@ -37,14 +38,21 @@ os.execv(sys.argv[2], sys.argv[3:])
 class Pty:
     """Owns the terminal and the program's session until :meth:`hang_up` or :meth:`close` has returned."""
 
-    def __init__(self, master: int, pid: int, size: tuple[int, int]) -> None:
+    def __init__(self, master: int, pid: int, size: tuple[int, int], guard: Guard | None) -> None:
         self._master = Descriptor(master)
-        self._child = Child(pid)
+        self._child = Child(pid, guard)
         self.size = size
 
     @classmethod
     def spawn(
-        cls, program: str, argv: Sequence[str], *, cwd: str, env: Mapping[str, str], size: tuple[int, int]
+        cls,
+        program: str,
+        argv: Sequence[str],
+        *,
+        cwd: str,
+        env: Mapping[str, str],
+        size: tuple[int, int],
+        guard: Guard | None = None,
     ) -> Pty:
         """Start ``program`` as leader of a new session with the terminal as its controlling one.
 
@@ -60,7 +68,7 @@ class Pty:
             raise
         finally:
             os.close(slave)
-        return cls(master, pid, size)
+        return cls(master, pid, size, guard)
 
     @property
     def pid(self) -> int:

@@ -16,6 +16,7 @@ from doorstep.agent.agent import Agent
 from doorstep.agent.events import AgentEvent, EventKind, OnEvent
 from doorstep.agent.exec import ExecService
 from doorstep.agent.files import FilesService
+from doorstep.agent.guard import Guard
 from doorstep.agent.identity import Identity, load_identity, only_agent
 from doorstep.agent.json_lines import json_lines
 from doorstep.agent.settings import Settings
@@ -25,6 +26,7 @@ from doorstep.protocol.errors import InvalidInput, LinkError, UsageError
 from doorstep.transport.ice_servers import IceServers
 from doorstep.transport.keys import AGENT_KEY, load_key
 from doorstep.transport.relay_socket import relay_url
+from doorstep.transport.road import relay_road
 from doorstep.transport.supervisor import Backoff
 
 if TYPE_CHECKING:
@@ -68,17 +70,21 @@ async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str
         key = load_key(settings.state_dir, AGENT_KEY)
         files = _files(settings.file_root)
         stack.callback(files.close)
+        guard = Guard(settings.timing.hangup)
+        stack.callback(guard.close)
         backend = await _sign_in(settings, identity, on_event)
         stack.push_async_callback(backend.close)
-        servers = await stack.enter_async_context(_ice_servers(settings, backend))
+        relay = relay_url(backend.url, settings.relay)
+        servers = await stack.enter_async_context(_ice_servers(settings, backend, relay))
         agent = Agent(
             identity=identity,
             owner=backend.user_id,
             signaling=backend.signaling(),
-            services=(TerminalService(settings.timing), ExecService(settings.timing), files),
+            services=(TerminalService(settings.timing, guard), ExecService(settings.timing, guard), files),
             directory=backend,
             key=key,
             require_proof=settings.require_proof,
+            roads=(relay_road(relay, backend.access_token, settings.timing),),
             ice_servers=lambda: servers.known,
             timing=settings.timing,
             on_event=on_event,
@@ -116,9 +122,8 @@ async def _sign_in(settings: Settings, identity: Identity, on_event: OnEvent | N
 
 
 @asynccontextmanager
-async def _ice_servers(settings: Settings, backend: Backend) -> AsyncGenerator[IceServers, None]:
+async def _ice_servers(settings: Settings, backend: Backend, relay: str) -> AsyncGenerator[IceServers, None]:
     """Those of the settings, and the back end's, kept fresh so that no answer waits for them."""
-    relay = relay_url(backend.url)
     servers = IceServers(relay, configured=settings.ice_servers, timing=settings.timing)
     keeping = asyncio.create_task(servers.keep(backend), name="keep ICE servers")
     try:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
 from doorstep.agent.identity import agent_name
 from doorstep.protocol.errors import InvalidInput
+from doorstep.protocol.relay import PATH
 from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.transport.credentials import state_dir as default_state_dir
+from doorstep.transport.ice_servers import ice_servers_from
 
 __all__ = ["Settings"]
 
@@ -29,7 +29,9 @@ class Settings:
     file_root: Path | None = None
     """Directory the ``files`` service shares; None = the user's home."""
     ice_servers: tuple[IceServer, ...] = ()
-    """STUN and TURN servers. None are contacted unless they are named here."""
+    """STUN and TURN servers, beside those that the back end gives. No others are contacted."""
+    relay: str = PATH
+    """The relay's URL, or a path at the back end."""
     timing: Timing = DEFAULT_TIMING
     require_proof: bool = False
     """Refuse clients that do not prove a key of their own."""
@@ -40,8 +42,8 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], **flags: object) -> Self:
-        """Read DOORSTEP_NAME, DOORSTEP_FILE_ROOT, DOORSTEP_ICE_SERVERS (JSON list), DOORSTEP_REQUIRE_PROOF (1
-        or 0) and DOORSTEP_TIMING_*.
+        """Read DOORSTEP_NAME, DOORSTEP_FILE_ROOT, DOORSTEP_ICE_SERVERS (JSON list), DOORSTEP_RELAY_URL,
+        DOORSTEP_REQUIRE_PROOF (1 or 0) and DOORSTEP_TIMING_*.
 
         ``flags`` that are not None win. Raises :class:`InvalidInput`.
         """
@@ -50,8 +52,10 @@ class Settings:
             chosen["name"] = agent_name(name)
         if root := environment.get("DOORSTEP_FILE_ROOT"):
             chosen["file_root"] = Path(root)
-        if servers := environment.get("DOORSTEP_ICE_SERVERS"):
-            chosen["ice_servers"] = _ice_servers(servers)
+        if servers := ice_servers_from(environment):
+            chosen["ice_servers"] = servers
+        if relay := environment.get("DOORSTEP_RELAY_URL"):
+            chosen["relay"] = relay
         if required := environment.get("DOORSTEP_REQUIRE_PROOF"):
             chosen["require_proof"] = _flag("DOORSTEP_REQUIRE_PROOF", required)
         chosen |= {name: value for name, value in flags.items() if value is not None}
@@ -63,10 +67,3 @@ def _flag(name: str, text: str) -> bool:
     if text not in ("0", "1"):
         raise InvalidInput(name, "must be 1 or 0")
     return text == "1"
-
-
-def _ice_servers(text: str) -> tuple[IceServer, ...]:
-    try:
-        return msgspec.json.decode(text, type=tuple[IceServer, ...])
-    except msgspec.MsgspecError as error:
-        raise InvalidInput("DOORSTEP_ICE_SERVERS", str(error)) from error

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import msgspec
 
 from doorstep.agent.environment import program_environment, user_shell, working_directory
+from doorstep.agent.guard import Guard
 from doorstep.agent.pty import Pty
 from doorstep.agent.tasks import race
 from doorstep.protocol.limits import DATA_CHUNK
@@ -74,8 +75,9 @@ class TerminalService:
 
     name = "terminal"
 
-    def __init__(self, timing: Timing = DEFAULT_TIMING) -> None:
+    def __init__(self, timing: Timing = DEFAULT_TIMING, guard: Guard | None = None) -> None:
         self._timing = timing
+        self._guard = guard
         self._terminals: dict[str, _Terminal] = {}
         self.calls: Mapping[str, Callable[[Session, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "resize": self._resize,
@@ -112,7 +114,8 @@ class TerminalService:
         program, argv = _program(params.command, cwd, env.get("PATH", os.defpath))
         env.setdefault("SHELL", user_shell())
         try:
-            pty = Pty.spawn(program, argv, cwd=cwd, env=env, size=(params.cols, params.rows))
+            size = (params.cols, params.rows)
+            pty = Pty.spawn(program, argv, cwd=cwd, env=env, size=size, guard=self._guard)
         except OSError as error:
             raise ServiceError("internal", f"no terminal: {error.strerror}") from error
         return _Terminal(secrets.token_hex(8), session, program, pty)

@@ -12,10 +12,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from doorstep.client.channels import Topic
+from doorstep.client.force import Force, is_relayed, without_relayed, without_turn
 from doorstep.client.peering import OpenPeer, Peering
+from doorstep.client.progress import AttemptReport, OnState
 from doorstep.protocol.attempt import (
     AddCandidate,
     AgentsJoined,
@@ -54,7 +58,15 @@ from doorstep.protocol.errors import (
     UsageError,
 )
 from doorstep.protocol.ids import AgentId, SessionId, UserId, agents_topic, signaling_topic
-from doorstep.protocol.signaling import ConnectionRequest, IceServer, Message, Offer, dump, parse
+from doorstep.protocol.signaling import (
+    ConnectionReady,
+    ConnectionRequest,
+    IceServer,
+    Message,
+    Offer,
+    dump,
+    parse,
+)
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime import Role, Session
 from doorstep.runtime.tasks import TaskOwner
@@ -64,6 +76,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
     from doorstep.client.trust import Trust
+    from doorstep.transport.ice_servers import Soon
     from doorstep.transport.signaling import Signaling
     from doorstep.transport.webrtc import Peer
 
@@ -71,11 +84,9 @@ __all__ = ["AttemptReport", "AttemptState", "Connector", "OnState"]
 
 logger = logging.getLogger("doorstep.client")
 
-AttemptReport: TypeAlias = Report[AttemptState]
-"""One step of a connect: ``state``, ``attempt`` (from 1) and, after a failure, ``reason``."""
-OnState = Callable[[AttemptReport], object]
-"""Told every state once, in order; called in the event loop, must not block."""
 Sleep = Callable[[float], Awaitable[None]]
+
+_ANSWERED = (AttemptState.CREATING_OFFER, AttemptState.WAITING_ANSWER, AttemptState.CONNECTING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,18 +109,28 @@ class Connector:
         *,
         timing: Timing = DEFAULT_TIMING,
         ice_servers: Sequence[IceServer] = (),
+        more_servers: Soon | None = None,
         on_state: OnState | None = None,
         trust: Trust | None = None,
         session: Session | None = None,
         carry: Carry | None = None,
         express: bool = True,
+        offers: bool = True,
+        force: Force | None = None,
+        capabilities: Callable[[], tuple[str, ...]] = tuple,
+        on_ready: Callable[[tuple[str, ...]], None] | None = None,
         open_peer: OpenPeer | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         """Without ``trust`` this is a plain client: it proves nothing and believes every agent.
 
+        ``more_servers`` gives further ICE servers, soon, each time an offer is to be made.
+
         ``session`` is one that shall go on over another wire, which ``carry`` takes it to (its own ``carry``
         when there is none); without it every attempt starts a new one.
+
+        Every request names the ``capabilities`` there are at that moment; ``on_ready`` hears those of every
+        ready that is believed to answer one. Without ``offers`` it only knocks, until it is cancelled.
         """
         self._session = session
         self._carry = carry if carry is not None or session is None else session.carry
@@ -117,10 +138,16 @@ class Connector:
         self._trust = trust
         self._timing = timing
         self._ice_servers = tuple(ice_servers)
+        self._more_servers = more_servers
         self._on_state = on_state
         self._open_peer = open_peer or self._real_peer
         self._sleep = sleep
-        self._machine = Attempt(target.agent_id, target.session_id, express=express, timing=timing)
+        self._force = force
+        self._capabilities = capabilities
+        self._on_ready = on_ready
+        self._machine = Attempt(
+            target.agent_id, target.session_id, express=express, offers=offers, timing=timing
+        )
         self._agents = self._topic(signaling, agents_topic(target.user_id))
         self._channel = self._topic(signaling, signaling_topic(target.agent_id))
         self._peering: Peering | None = None
@@ -228,9 +255,10 @@ class Connector:
             case ApplyAnswer(_, sdp, proof) if self._peering is not None:
                 trust = self._trust
                 check = None if trust is None else partial(trust.answer, sdp, proof)
-                self._peering.apply_answer(sdp, check)
+                self._peering.apply_answer(without_relayed(sdp) if self._force == "direct" else sdp, check)
             case AddCandidate(_, candidate) if self._peering is not None:
-                self._peering.add_candidate(candidate)
+                if self._force != "direct" or not is_relayed(candidate.candidate):
+                    self._peering.add_candidate(candidate)
             case ClosePeer():
                 self._close_peer()
             case Ignored(event, why):
@@ -261,7 +289,11 @@ class Connector:
         except MalformedMessage as error:
             logger.info("dropped a message about agent %s: %s", self._target.agent_id, error)
             return
+        waited = self._machine.state in (AttemptState.REQUESTING, AttemptState.WAITING_READY)
         self._handle(message)
+        answered = waited and self._machine.state in _ANSWERED
+        if answered and isinstance(message, ConnectionReady) and self._on_ready is not None:
+            self._on_ready(message.capabilities)
 
     def _on_lost(self, reason: str) -> None:
         if self._machine.serial and self._machine.state is not AttemptState.IDLE:
@@ -314,6 +346,8 @@ class Connector:
 
     async def _proved(self, message: Message, ready: dict[str, str] | None) -> Message:
         """Return the message with our proof; ``ready`` is the proof of what an offer reacts to."""
+        if isinstance(message, ConnectionRequest):
+            message = msgspec.structs.replace(message, capabilities=self._capabilities())
         if self._trust is not None and isinstance(message, ConnectionRequest):
             return self._trust.request(message)
         if self._trust is not None and isinstance(message, Offer):
@@ -334,7 +368,9 @@ class Connector:
         await asyncio.to_thread(warm_up)
         from doorstep.transport.webrtc import Peer
 
-        return Peer(servers, timing=self._timing)
+        more = await self._more_servers() if self._more_servers is not None else ()
+        chosen = without_turn((*servers, *more)) if self._force == "direct" else (*servers, *more)
+        return Peer(chosen, timing=self._timing, policy="relay" if self._force == "turn" else "all")
 
     def _close_peer(self) -> None:
         peering, self._peering = self._peering, None

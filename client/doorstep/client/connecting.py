@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doorstep.client._waiting import Opening
 from doorstep.client.agent import Agent
-from doorstep.client.attempts import Connector, OnState, Target
+from doorstep.client.force import Force
+from doorstep.client.force import check as check_force
 from doorstep.client.keeping import Keeper
-from doorstep.client.known import Stranger
-from doorstep.client.login import signed_in, stored
-from doorstep.client.trust import Trust
-from doorstep.protocol.ids import SessionId
+from doorstep.client.login import stored
+from doorstep.client.progress import OnState
+from doorstep.client.way import Way
+from doorstep.protocol.relay import PATH
 from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import Timing
-from doorstep.runtime import Session
-from doorstep.transport.certificate import warm_up
 from doorstep.transport.credentials import state_dir as default_state_dir
-from doorstep.transport.pool import Carry, Opener, WirePool
+from doorstep.transport.ice_servers import IceServers, ice_servers_from
+from doorstep.transport.relay_socket import relay_url
 
 if TYPE_CHECKING:
     from doorstep.transport.credentials import Credentials
 
-__all__ = ["connect"]
+__all__ = ["RELAY_URL", "connect"]
+
+RELAY_URL = "DOORSTEP_RELAY_URL"
+"""The environment's word for where the relay is."""
 
 
 def connect(
@@ -37,15 +37,23 @@ def connect(
     credentials: Credentials | None = None,
     on_state: OnState | None = None,
     timing: Timing | None = None,
-    ice_servers: Sequence[IceServer] = (),
+    ice_servers: Sequence[IceServer] | None = None,
     state_dir: Path | None = None,
+    relay: str | None = None,
+    force: Force | None = None,
 ) -> Opening[Agent]:
     """Connect to one of your agents, by ``await`` (close it yourself) or ``async with``.
 
+    WebRTC and the relay are tried side by side: the first that is ready carries the session, WebRTC takes
+    over when it comes, and is tried again while it does not. ``force`` allows one kind of wire only, see
+    :data:`~doorstep.client.force.Force`. ``relay`` is the relay's URL, or a path at the back end; None takes
+    DOORSTEP_RELAY_URL, or the back end's own.
+
     ``credentials`` None takes those of ``doorstep login``; ``timing`` None the defaults and
-    DOORSTEP_TIMING_*. No STUN or TURN server is contacted unless it is named in ``ice_servers``. ``on_state``
-    hears every state. ``state_dir`` holds our key and those of the known agents; None takes the place of the
-    credentials, or DOORSTEP_STATE_DIR.
+    DOORSTEP_TIMING_*. ``ice_servers`` are all the STUN and TURN servers that are asked; None takes those of
+    DOORSTEP_ICE_SERVERS, a JSON list, and of the back end. ``on_state`` hears every state. ``state_dir``
+    holds our key and those of the known agents; None takes the place of the credentials, or
+    DOORSTEP_STATE_DIR.
 
     A connection that is lost later is made again by itself, from ``requesting``, while the session goes on:
     reads and writes wait meanwhile, for at most ``Timing.keep``.
@@ -54,94 +62,43 @@ def connect(
     :class:`AgentUnreachable` (offline or not responding, after the retries), :class:`ConnectionRefused`,
     :class:`Unauthorized`, :class:`ConnectFailed`, :class:`SignalingLost`, :class:`PeerNotTrusted`.
     """
+    check_force(force)
     waits = timing if timing is not None else Timing.from_environment(os.environ)
-    return Opening(lambda: _connect(name_or_id, credentials, on_state, waits, ice_servers, state_dir))
+    place = relay or os.environ.get(RELAY_URL) or PATH
+
+    async def start() -> Agent:
+        who = credentials or stored()
+        relay_at = relay_url(who.url, place)
+        way = Way(
+            name_or_id,
+            who,
+            timing=waits,
+            ice_servers=_servers_of(relay_at, ice_servers, waits),
+            relay=relay_at,
+            state_dir=state_dir or who.directory or default_state_dir(),
+            on_state=on_state,
+            force=force,
+        )
+        return await _connect(way, waits)
+
+    return Opening(start)
 
 
-async def _connect(
-    name_or_id: str,
-    credentials: Credentials | None,
-    on_state: OnState | None,
-    timing: Timing,
-    ice_servers: Sequence[IceServer],
-    state_dir: Path | None,
-) -> Agent:
-    way = _Way(name_or_id, credentials or stored(), on_state, timing, tuple(ice_servers), state_dir)
-    warming = asyncio.create_task(asyncio.to_thread(warm_up), name="doorstep-warm-up")  # while signing in
+async def _connect(way: Way, timing: Timing) -> Agent:
+    way.warm_up()
     try:
-        session = await way.go(None)
-    finally:
-        await asyncio.wait({warming})
-    keeper = Keeper(session, way.again, timing)
+        await way.open()
+    except BaseException:
+        await way.session.close("not connected")
+        await way.close()
+        raise
+    keeper = Keeper(way.session, lambda _: way.open(), timing, release=way.close)
     keeper.start()
-    return Agent(session, name=way.name, timing=timing, keeper=keeper)
+    return Agent(way.session, name=way.name, timing=timing, keeper=keeper)
 
 
-class _Way:
-    """The way to one agent for one session: gone at first, and again whenever the session has no wire."""
-
-    def __init__(
-        self,
-        name_or_id: str,
-        credentials: Credentials,
-        on_state: OnState | None,
-        timing: Timing,
-        ice_servers: tuple[IceServer, ...],
-        state_dir: Path | None,
-    ) -> None:
-        self.name = ""
-        self._agent = name_or_id
-        self._session_id = _new_session_id()
-        self._credentials = credentials
-        self._on_state = on_state
-        self._timing = timing
-        self._ice_servers = ice_servers
-        self._state_dir = state_dir or credentials.directory or default_state_dir()
-
-    async def again(self, session: Session) -> None:
-        """Take the session over to another wire."""
-        pool = WirePool([Opener("webrtc", lambda carry: self._go(session, carry))], session.carry)
-        try:
-            await pool.open(anew=True)
-        finally:
-            await pool.close()
-
-    async def _go(self, session: Session, carry: Carry) -> None:
-        await self.go(session, carry)
-
-    async def go(self, session: Session | None, carry: Carry | None = None) -> Session:
-        """Sign in, look the agent up and connect; everything but the session is released at the end."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        result: Session | None = None
-        try:
-            async with signed_in(self._credentials, self._timing) as backend:
-                row = await backend.find_agent(self._agent)
-                self._agent, self.name = row.id, row.name
-                trust = await Trust.open(
-                    self._state_dir,
-                    Stranger(self._credentials.url.rstrip("/"), row.id, row.name),
-                    self._session_id,
-                    row.public_key,
-                )
-                left = max(self._timing.total - (loop.time() - started), self._timing.ping)
-                connector = Connector(
-                    Target(user_id=backend.user_id, agent_id=row.id, session_id=self._session_id),
-                    backend.signaling(),
-                    timing=replace(self._timing, total=left),
-                    ice_servers=self._ice_servers,
-                    on_state=self._on_state,
-                    trust=trust,
-                    session=session,
-                    carry=carry,
-                )
-                result = await connector.connect()
-        except BaseException:
-            if session is None and result is not None:
-                await result.close()
-            raise
-        return result
-
-
-def _new_session_id() -> SessionId:
-    return SessionId(secrets.token_urlsafe(16))
+def _servers_of(relay: str, named: Sequence[IceServer] | None, timing: Timing) -> IceServers:
+    """Only those that the caller names, or the environment's and the back end's."""
+    if named is not None:
+        return IceServers(None, configured=named, timing=timing)
+    return IceServers(relay, configured=ice_servers_from(os.environ), timing=timing)

@@ -18,6 +18,8 @@ logger = logging.getLogger("doorstep.client")
 
 Reconnect = Callable[[Session], Coroutine[Any, Any, None]]
 """Takes the session over to a new wire, within ``Timing.total``; raises a :class:`DoorstepError`."""
+Release = Callable[[], Coroutine[Any, Any, None]]
+"""Ends what opens wires for the session; called once, when it has ended."""
 
 
 class Keeper:
@@ -29,22 +31,32 @@ class Keeper:
         reconnect: Reconnect,
         timing: Timing,
         route: Callable[[], tuple[str, ...]] = source_addresses,
+        *,
+        release: Release | None = None,
     ) -> None:
         self._session = session
         self._reconnect = reconnect
         self._timing = timing
+        self._release = release
         self._find_route = route
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin; a session that cannot resume is left alone."""
-        if self._session.resumable:
-            self._task = asyncio.create_task(self._keep(), name=f"doorstep-keep-{self._session.id}")
+        """Begin; a session that cannot resume is left alone until it has ended."""
+        self._task = asyncio.create_task(self._live(), name=f"doorstep-keep-{self._session.id}")
 
     async def ended(self) -> None:
         """Wait until nothing is left, which is soon after the end of the session."""
         if self._task is not None:
             await asyncio.wait({self._task})
+
+    async def _live(self) -> None:
+        if self._session.resumable:
+            await self._keep()
+        else:
+            await self._session.wait_closed()
+        if self._release is not None:
+            await self._release()
 
     async def _keep(self) -> None:
         ended = asyncio.create_task(self._session.wait_closed(), name="doorstep-keep-end")

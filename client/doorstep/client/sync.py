@@ -144,7 +144,7 @@ def connect(
     credentials: Credentials | None = None,
     on_state: OnState | None = None,
     timing: Timing | None = None,
-    ice_servers: Sequence[IceServer] = (),
+    ice_servers: Sequence[IceServer] | None = None,
     state_dir: Path | None = None,
 ) -> Agent:
     """Connect to an agent; the blocking twin of :func:`doorstep.client.connect`."""

@@ -37,6 +37,8 @@ class Trust:
         self._known = known
         self._agent = agent
         self._row = public_key
+        self.key = key
+        """Our own."""
         self._proofs = ClientProofs(key, agent.id, session_id, secrets.token_bytes)
 
     @classmethod
@@ -71,7 +73,13 @@ class Trust:
 
         Raises :class:`PeerNotTrusted`.
         """
-        shown = self._proofs.answer(sdp, proof)
+        await self.met(self._proofs.answer(sdp, proof))
+
+    async def met(self, shown: PublicKey | None) -> None:
+        """Return if the agent that is meant has proved ``shown``; pin it at the first contact.
+
+        Raises :class:`PeerNotTrusted`.
+        """
         if shown is None:
             await asyncio.to_thread(self._refuse_without_proof)
         else:
