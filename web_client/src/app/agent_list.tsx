@@ -1,8 +1,10 @@
 // App: the side with the user's machines, who of them is at home, and the account.
 
+import { useState } from "preact/hooks";
 import type { Agent } from "../client/agents.ts";
 import { type Home, signOut } from "./backend.ts";
 import { useValue } from "./hooks.ts";
+import { KnownMachines } from "./known_machines.tsx";
 import { Icon, Mark } from "./mark.tsx";
 import { NoticeBox } from "./notice.tsx";
 import { ThemeButton } from "./theme_button.tsx";
@@ -17,6 +19,7 @@ interface Props {
 export function AgentList({ home, agents, openId }: Props) {
     const trouble = useValue(home.agents.trouble);
     const channel = useValue(home.agents.channelState);
+    const [keys, setKeys] = useState(false);
     const online = agents?.filter((agent) => agent.online).length ?? 0;
     return (
         <nav class="side" aria-label="Machines">
@@ -55,6 +58,15 @@ export function AgentList({ home, agents, openId }: Props) {
                 <button
                     class="icon-button"
                     type="button"
+                    onClick={() => setKeys(true)}
+                    aria-label="Known machines"
+                    title="Known machines"
+                >
+                    <Icon name="key" />
+                </button>
+                <button
+                    class="icon-button"
+                    type="button"
                     onClick={signOut}
                     aria-label="Sign out"
                     title="Sign out"
@@ -62,6 +74,7 @@ export function AgentList({ home, agents, openId }: Props) {
                     <Icon name="leave" />
                 </button>
             </footer>
+            {keys && <KnownMachines known={home.known} close={() => setKeys(false)} />}
         </nav>
     );
 }

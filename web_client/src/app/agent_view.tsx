@@ -61,10 +61,10 @@ export function AgentView({ agent, workspace }: { agent: Agent; workspace: Works
             </header>
             {details && (
                 <ConnectionPanel
+                    connection={connection}
                     session={session}
                     status={status}
                     agent={agent}
-                    trust={connection.trust}
                     leave={disconnect}
                 />
             )}

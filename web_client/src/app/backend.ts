@@ -7,12 +7,16 @@ import { KnownAgents } from "../client/known.ts";
 import { ownKey } from "../client/own_key.ts";
 import { type Introduced, Trust } from "../client/trust.ts";
 import { watchForWaking } from "../client/waking.ts";
+import { NotSignedIn } from "../protocol/errors.ts";
 import type { Signer } from "../protocol/proof.ts";
+import { relayUrl } from "../protocol/relay.ts";
 import type { IceServer } from "../protocol/signaling.ts";
 import { DEFAULT_TIMING } from "../protocol/timing.ts";
-import { Observable } from "../runtime/observable.ts";
+import { Observable, type Unwatch } from "../runtime/observable.ts";
 import { RealtimeSignaling } from "../transport/realtime.ts";
+import { type Road, relayRoad } from "../transport/road.ts";
 import { Peer } from "../transport/webrtc.ts";
+import { force } from "./settings.ts";
 import type { Notice } from "./words.ts";
 import { Workspace } from "./workspace.ts";
 
@@ -20,6 +24,8 @@ interface Config {
     readonly url: string;
     readonly key: string;
     readonly iceServers?: readonly IceServer[];
+    /** A path at the back end or a URL of its own; left out: where a hub has it. */
+    readonly relay?: string;
 }
 
 /** Everything that belongs to one signed-in user; made anew at every sign-in. */
@@ -31,8 +37,10 @@ export class Home {
     private readonly workspaces = new Map<string, Workspace>();
     private readonly iceServers: readonly IceServer[];
     private readonly backend: string;
-    private readonly known = new KnownAgents(localStorage);
+    private readonly roads: readonly Road[];
+    readonly known = new KnownAgents(localStorage);
     private key: Promise<Signer | null> | null = null;
+    private readonly unwatch: Unwatch;
 
     constructor(client: SupabaseClient, config: Config, user: { id: string; email?: string | undefined }) {
         this.email = user.email ?? "";
@@ -41,6 +49,10 @@ export class Home {
         this.backend = config.url;
         this.signaling = new RealtimeSignaling(client, DEFAULT_TIMING);
         this.agents = new Agents(client, this.signaling, user.id, DEFAULT_TIMING);
+        this.roads = roadsOf(client, config);
+        this.unwatch = force.watch(() => {
+            for (const workspace of this.workspaces.values()) workspace.connection.reroute();
+        });
         void this.agents.start();
     }
 
@@ -60,7 +72,9 @@ export class Home {
                     this.known,
                     () => this.introduced(agentId),
                 ),
-            makePeer: (iceServers) => new Peer(iceServers as RTCIceServer[], DEFAULT_TIMING),
+            makePeer: (iceServers, policy) => new Peer(iceServers as RTCIceServer[], DEFAULT_TIMING, policy),
+            roads: this.roads,
+            force: () => force.value,
         });
         const workspace = new Workspace(connection, this.agents.list);
         this.workspaces.set(agentId, workspace);
@@ -95,6 +109,7 @@ export class Home {
     }
 
     async close(): Promise<void> {
+        this.unwatch();
         for (const workspace of this.workspaces.values()) workspace.close();
         this.workspaces.clear();
         await this.agents.close();
@@ -158,6 +173,22 @@ export async function signIn(email: string, password: string): Promise<Notice | 
 export async function signOut(): Promise<void> {
     leaving = true;
     await client?.auth.signOut({ scope: "local" });
+}
+
+function roadsOf(supabase: SupabaseClient, { url, relay }: Config): Road[] {
+    try {
+        return [relayRoad(relayUrl(url, relay), () => accessToken(supabase), DEFAULT_TIMING)];
+    } catch (error) {
+        console.warn("config.json:", (error as Error).message);
+        return [];
+    }
+}
+
+/** For the relay; supabase-js renews it before it ends. Throws `NotSignedIn`. */
+async function accessToken(supabase: SupabaseClient): Promise<string> {
+    const { data } = await supabase.auth.getSession();
+    if (!data.session) throw new NotSignedIn("your sign-in has expired");
+    return data.session.access_token;
 }
 
 async function loadConfig(): Promise<Config> {

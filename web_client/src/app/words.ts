@@ -49,7 +49,7 @@ export function inWords(error: unknown): Notice {
     if (error instanceof ConnectFailed || error instanceof DeadlineExceeded)
         return {
             title: "No path to the machine",
-            advice: "Both are online, but the networks between them let nothing through. A TURN server would help.",
+            advice: `Both are online, but the networks between them let nothing through: ${sentence(error.message)} The hub’s relay or a TURN server would help.`,
         };
     if (error instanceof SessionClosed)
         return { title: "Session ended", advice: `${sentence(error.reason)} Reconnect to go on.` };
@@ -67,7 +67,7 @@ export const STEPS: readonly (readonly [state: string, meaning: string])[] = [
     ["waiting-ready", "Waiting for it to answer"],
     ["creating-offer", "Describing this browser to it"],
     ["waiting-answer", "Waiting for its description"],
-    ["connecting", "Finding a direct path, encrypted end to end"],
+    ["connecting", "Finding a path, encrypted end to end"],
     ["connected", "You are in"],
 ];
 

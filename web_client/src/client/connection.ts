@@ -27,7 +27,7 @@ export interface ConnectionOptions extends Pick<ConnectorOptions, Shared> {
     readonly makeTrust?: (sessionId: string) => Trust;
     /** Other ways than WebRTC, in order of preference. */
     readonly roads?: readonly Road[];
-    /** Asked at the beginning of every session. */
+    /** Asked at the beginning of every session, and by `reroute`. */
     readonly force?: () => Force | null;
 }
 
@@ -92,6 +92,21 @@ export class Connection {
         if (this.session.value) this.keeper?.hurry(why);
         else if (!this.ways && (error === null || curable.some((kind) => error instanceof kind)))
             this.connect();
+    }
+
+    /** Other ways are wanted: the session goes over to them, if they lead anywhere; until then it stays where it is. */
+    reroute(): void {
+        const { session, ways: last } = this;
+        if (!last) return;
+        if (!session.value) {
+            this.close();
+            this.connect();
+            return;
+        }
+        void last.pool.close();
+        const ways = this.makeWays();
+        this.ways = ways;
+        this.reach(ways).catch((error: Error) => console.info("not rerouted:", error.message));
     }
 
     /** End the session and release everything; `connect()` may follow. Idempotent. */
@@ -177,8 +192,8 @@ export class Connection {
     private adopt(session: Session, ways: Ways): void {
         const since = performance.now();
         this.keeper = new Keeper(session, {
-            reconnect: () => this.reach(ways),
-            hurry: () => ways.roads.hurry(),
+            reconnect: () => this.reach(this.ways ?? ways),
+            hurry: () => this.ways?.roads.hurry(),
             timing: this.options.timing,
         });
         this.session.set(session);

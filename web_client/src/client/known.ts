@@ -38,7 +38,7 @@ export class KnownAgents {
         const pins = this.read().filter((pin) => isMeant(pin, agent));
         if (new Set(pins.map((pin) => pin.key)).size > 1)
             throw new PeerNotTrusted(
-                `${agent.name} comes with the name of one known machine and the id of another, so the connection was refused. If you have renamed it, clear this site’s data to start anew.`,
+                `${agent.name} comes with the name of one known machine and the id of another, so the connection was refused. If you have renamed it, forget its key in the list of known machines.`,
             );
         return pins[0] ?? null;
     }
@@ -73,6 +73,21 @@ export class KnownAgents {
         if (known?.refused) this.replace(agent, { ...agent, ...known.refused, since: Date.now() / 1000 });
     }
 
+    /** All pins, by name. Throws `PeerNotTrusted` when the list is damaged. */
+    all(): KnownAgent[] {
+        return this.read().sort((one, other) => one.name.localeCompare(other.name));
+    }
+
+    /** Only ever by the user's explicit wish: the next key that this agent proves is pinned unseen. */
+    forget(pin: KnownAgent): void {
+        this.write(this.read().filter((one) => one.id !== pin.id || one.backend !== pin.backend));
+    }
+
+    /** Likewise for all; also when the list is damaged. */
+    forgetAll(): void {
+        this.write([]);
+    }
+
     private replace(agent: Stranger, pin: KnownAgent): void {
         this.write([...this.read().filter((one) => !isMeant(one, agent)), pin]);
     }
@@ -87,7 +102,7 @@ export class KnownAgents {
             console.warn("known machines:", (error as Error).message);
         }
         throw new PeerNotTrusted(
-            "the list of machines this browser knows is damaged; clear this site’s data to start anew",
+            "the list of machines this browser knows is damaged; forget all of them to start anew",
         );
     }
 

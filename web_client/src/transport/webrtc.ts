@@ -10,6 +10,8 @@ import type { Receiver, Wire, WireStats } from "./wire.ts";
 
 /** Frames kept between the lanes opening and `start()`: the greeting and little more. */
 const EARLY_FRAMES = 64;
+/** Fewer checks of the path than this say nothing about loss. */
+const FEW_CHECKS = 10;
 
 /** One peer connection of the page, which always makes the offer and the lanes. */
 export class Peer {
@@ -24,9 +26,17 @@ export class Peer {
     private offered = false;
 
     /** `iceServers` is always explicit: an empty list is a list. */
-    constructor(iceServers: readonly RTCIceServer[], timing: Timing) {
+    constructor(
+        iceServers: readonly RTCIceServer[],
+        timing: Timing,
+        iceTransportPolicy: RTCIceTransportPolicy = "all",
+    ) {
         this.timing = timing;
-        this.connection = new RTCPeerConnection({ iceServers: [...iceServers], bundlePolicy: "max-bundle" });
+        this.connection = new RTCPeerConnection({
+            iceServers: [...iceServers],
+            iceTransportPolicy,
+            bundlePolicy: "max-bundle",
+        });
         for (const lane of REQUIRED_LANES) {
             const channel = this.connection.createDataChannel(lane, { ordered: true });
             channel.binaryType = "arraybuffer";
@@ -185,7 +195,7 @@ export class WebRtcWire implements Wire {
         const report = await this.connection.getStats();
         let bytesSent = 0;
         let bytesReceived = 0;
-        let more: { path?: string; roundTrip?: number } = {};
+        let more: Pick<WireStats, "path" | "turn" | "roundTrip" | "loss"> = {};
         for (const entry of report.values()) {
             if (entry.type !== "candidate-pair" || !entry.nominated || entry.state !== "succeeded") continue;
             bytesSent += entry.bytesSent;
@@ -193,12 +203,18 @@ export class WebRtcWire implements Wire {
             const [local, remote] = [entry.localCandidateId, entry.remoteCandidateId].map((id) =>
                 report.get(id),
             );
+            const ends = [local?.candidateType ?? "?", remote?.candidateType ?? "?"];
+            const protocol = String(local?.relayProtocol ?? local?.protocol ?? "").toUpperCase();
             more = {
-                path: `${local?.candidateType ?? "?"} → ${remote?.candidateType ?? "?"}`,
+                path: [ends.join(" → "), protocol].filter(Boolean).join(", "),
+                turn: ends.includes("relay"),
                 roundTrip: (entry.currentRoundTripTime ?? 0) * 1000,
+                ...checksLost(entry),
             };
         }
-        return { kind: this.kind, bytesSent, bytesReceived, ...more };
+        let buffered = 0;
+        for (const channel of this.channels.values()) buffered += channel.bufferedAmount;
+        return { kind: this.kind, bytesSent, bytesReceived, buffered, ...more };
     }
 
     /** Over its own high-water mark, or a more urgent lane is over its own: bulk never delays a keystroke. */
@@ -232,4 +248,11 @@ export class WebRtcWire implements Wire {
         else if (this.early.length < EARLY_FRAMES) this.early.push([lane, frame]);
         else this.close("too many frames before the greeting");
     }
+}
+
+/** A browser counts no lost packets of data channels, but the answers to its checks of the path (RFC 7675). */
+function checksLost(pair: { requestsSent?: number; responsesReceived?: number }): { loss?: number } {
+    const { requestsSent = 0, responsesReceived = 0 } = pair;
+    if (requestsSent < FEW_CHECKS) return {};
+    return { loss: Math.max(0, requestsSent - 1 - responsesReceived) / requestsSent }; // one may be on its way
 }

@@ -7,8 +7,10 @@ export type Receiver = (lane: Lane, frame: Frame) => void;
 
 export interface WireStats {
     readonly kind: string;
-    /** Such as "host → host", where the wire knows. */
+    /** Such as "host → host, UDP", where the wire knows. */
     readonly path?: string;
+    /** Over a TURN server. */
+    readonly turn?: boolean;
     /** Round trip of the wire itself, in milliseconds. */
     readonly roundTrip?: number;
     readonly bytesSent: number;
