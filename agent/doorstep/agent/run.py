@@ -17,7 +17,6 @@ from doorstep.agent.events import AgentEvent, EventKind, OnEvent
 from doorstep.agent.exec import ExecService
 from doorstep.agent.files import FilesService
 from doorstep.agent.guard import Guard
-from doorstep.agent.guard import Guard
 from doorstep.agent.identity import Identity, load_identity, only_agent
 from doorstep.agent.json_lines import json_lines
 from doorstep.agent.settings import Settings
