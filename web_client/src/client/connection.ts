@@ -4,6 +4,7 @@ import {
     AgentUnreachable,
     ConnectFailed,
     type DoorstepError,
+    type PeerNotTrusted,
     SessionClosed,
     SignalingLost,
 } from "../protocol/errors.ts";
@@ -157,6 +158,7 @@ export class Connection {
             roads,
             force,
             onStatus: (status) => this.report(status),
+            onDistrust: (error) => this.distrust(error),
         });
         const pool: WirePool = new WirePool(
             every.openers,
@@ -216,6 +218,15 @@ export class Connection {
             this.status.set({ state: "retrying", attempt: 0, reason });
             this.again = setTimeout(() => this.connect(), retryPause * 1000);
         } else this.connect();
+    }
+
+    /** Who is not trusted on one road ends a session that runs on another: which one is the agent? */
+    private distrust(error: PeerNotTrusted): void {
+        const session = this.session.value;
+        if (!session) return;
+        this.forget();
+        session.close(error.message);
+        this.failed(error);
     }
 
     private failed(error: DoorstepError): void {

@@ -50,6 +50,8 @@ export interface ConnectorOptions {
     readonly carry: Carry;
     /** Where else we come at once for this session; asked at every knock. */
     readonly capabilities?: () => readonly string[];
+    /** Told what the agent says in its ready that it comes by. */
+    readonly onReady?: (capabilities: readonly string[]) => void;
     /** False: only knock, until `cancel()`. */
     readonly offers?: boolean;
     /** Hears every state once, in order. */
@@ -121,7 +123,13 @@ export class Connector {
             console.warn("signaling message dropped:", error.message);
             return;
         }
+        if (message.event === "connection-ready" && this.isOurs(message))
+            this.options.onReady?.(message.capabilities ?? []);
         this.dispatch(message);
+    }
+
+    private isOurs({ agentId, sessionId }: { agentId: string; sessionId?: string }): boolean {
+        return agentId === this.options.agentId && sessionId === this.options.sessionId;
     }
 
     private dispatch(event: AttemptEvent): void {

@@ -1,7 +1,13 @@
 // Client: the ways to one agent for one session, as the pool wants them: WebRTC after a knock, and the roads that the agent
 // takes at the same knock.
 
-import { ConnectFailed, DeadlineExceeded, PeerNotTrusted, SignalingLost } from "../protocol/errors.ts";
+import {
+    ConnectFailed,
+    ConnectionRefused,
+    DeadlineExceeded,
+    PeerNotTrusted,
+    SignalingLost,
+} from "../protocol/errors.ts";
 import type { IceServer } from "../protocol/signaling.ts";
 import type { Carry, Opener } from "../transport/pool.ts";
 import type { Meeting, Road } from "../transport/road.ts";
@@ -19,9 +25,20 @@ export interface RoadsOptions
     /** In order of preference, after WebRTC. */
     readonly roads: readonly Road[];
     readonly force: Force | null;
+    /** Told of whoever is not trusted, on whatever road. */
+    readonly onDistrust?: (error: PeerNotTrusted) => void;
+}
+
+/** Where we wait for the agent, and what it has said to that. */
+interface Coming {
+    promised: boolean;
+    /** Aborted with the reason when the agent will not come. */
+    readonly vain: AbortController;
 }
 
 const UNWANTED = "no longer wanted";
+/** Refusals that are about the agent's peer connection or its signaling, and not about us. */
+const OF_WEBRTC: readonly string[] = ["connect-failed", "signaling-lost"];
 const NOBODY = { sign: async () => new Uint8Array(), verify: async () => undefined };
 
 export class Roads {
@@ -32,7 +49,7 @@ export class Roads {
     private readonly knocks: boolean;
     private connector: Connector | null = null;
     /** The roads on which we wait for the agent: it shall come too. */
-    private readonly waiting = new Set<string>();
+    private readonly coming = new Map<string, Coming>();
     private running = 0;
     /** Aborted with the error that ends every road. */
     private over = new AbortController();
@@ -67,6 +84,7 @@ export class Roads {
         try {
             await open(carry, AbortSignal.any([signal, over.signal]));
         } catch (error) {
+            if (error instanceof PeerNotTrusted && !signal.aborted) this.options.onDistrust?.(error);
             throw over.signal.aborted ? over.signal.reason : error;
         } finally {
             this.running -= 1;
@@ -79,7 +97,8 @@ export class Roads {
             ...this.options,
             carry,
             offers,
-            capabilities: () => [...this.waiting],
+            capabilities: () => [...this.coming.keys()],
+            onReady: (capabilities) => this.ready(capabilities),
             iceServers: this.servers(),
             policy: this.options.force === "turn" ? "relay" : "all",
         });
@@ -92,6 +111,7 @@ export class Roads {
         } catch (error) {
             signal.removeEventListener("abort", stop);
             if (!signal.aborted && !isOfOneRoad(error)) this.over.abort(error);
+            this.giveUp(({ promised }) => !promised, (error as Error).message);
             throw error;
         } finally {
             signal.removeEventListener("abort", stop);
@@ -99,10 +119,25 @@ export class Roads {
         }
     }
 
+    /** The agent has answered the knock: who does not promise to come is not waited for. */
+    private ready(capabilities: readonly string[]): void {
+        for (const kind of capabilities) {
+            const coming = this.coming.get(kind);
+            if (coming) coming.promised = true;
+        }
+        this.giveUp(({ promised }) => !promised, "the agent does not come there");
+    }
+
+    private giveUp(which: (coming: Coming) => boolean, why: string): void {
+        for (const coming of this.coming.values())
+            if (which(coming)) coming.vain.abort(new ConnectFailed(why));
+    }
+
     /** Come by a road; the knock that asks the agent to come too is WebRTC's, or our own if that is not wanted. */
     private async meet(road: Road, carry: Carry, signal: AbortSignal): Promise<void> {
-        const done = new AbortController();
-        this.waiting.add(road.kind);
+        const [done, vain] = [new AbortController(), new AbortController()];
+        const coming: Coming = { promised: false, vain };
+        this.coming.set(road.kind, coming);
         const knocking = this.knocks
             ? Promise.resolve()
             : this.connect(carry, AbortSignal.any([signal, done.signal]), false);
@@ -110,15 +145,15 @@ export class Roads {
             if (!done.signal.aborted && !signal.aborted) this.over.abort(error);
         });
         try {
-            const wire = await this.patiently(road, signal);
+            const wire = await this.patiently(road, AbortSignal.any([signal, vain.signal]));
             const unwanted = () => wire.close(UNWANTED);
             signal.addEventListener("abort", unwanted, { once: true });
             await carry(wire).finally(() => signal.removeEventListener("abort", unwanted));
         } catch (error) {
             if (error instanceof PeerNotTrusted && !signal.aborted) this.over.abort(error);
-            throw error;
+            throw vain.signal.aborted && !signal.aborted ? vain.signal.reason : error;
         } finally {
-            this.waiting.delete(road.kind);
+            if (this.coming.get(road.kind) === coming) this.coming.delete(road.kind);
             done.abort();
             await knocking.catch(() => undefined);
         }
@@ -154,5 +189,6 @@ export function withoutTurn(servers: readonly IceServer[]): IceServer[] {
 
 /** That there is no path says nothing of the other roads; nor does a lost signaling channel, once the agent has heard. */
 function isOfOneRoad(error: unknown): boolean {
+    if (error instanceof ConnectionRefused) return OF_WEBRTC.includes(error.reason);
     return [ConnectFailed, DeadlineExceeded, SignalingLost].some((kind) => error instanceof kind);
 }
