@@ -9,17 +9,30 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 if TYPE_CHECKING:
     from doorstep.client import Agent, AttemptReport
+    from doorstep.client.force import Force
     from doorstep.protocol.timing import Timing
     from doorstep.transport.credentials import Credentials
 
-__all__ = ["connected", "credentials", "printable", "run", "state_dir_option", "timing"]
+__all__ = [
+    "Roads",
+    "connected",
+    "credentials",
+    "printable",
+    "relay_url_option",
+    "roads_options",
+    "run",
+    "state_dir_option",
+    "timing",
+]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,6 +53,43 @@ def state_dir_option(function: F) -> F:
         default=_default_state_dir,
         show_default="the platform's state directory",
         help="Where credentials and data are kept.",
+    )
+    return option(function)
+
+
+@dataclass(frozen=True, slots=True)
+class Roads:
+    """By which wires a command may reach a machine."""
+
+    force: Force | None = None
+    relay: str | None = None
+
+
+ANY = Roads()
+
+
+def roads_options(function: F) -> F:
+    """Add ``--force`` and ``--relay-url``; the command gets them as ``roads``."""
+
+    @wraps(function)
+    def command(*args: Any, force: Force | None, relay_url: str | None, **options: Any) -> Any:
+        return function(*args, roads=Roads(force, relay_url), **options)
+
+    decorated = click.option(
+        "--force",
+        type=click.Choice(["direct", "turn", "relay", "broadcast"]),
+        help="One kind of wire only: WebRTC without or through TURN, the relay, Broadcast.",
+    )(command)
+    return cast("F", relay_url_option(decorated))
+
+
+def relay_url_option(function: F) -> F:
+    """Add ``--relay-url``."""
+    option = click.option(
+        "--relay-url",
+        envvar="DOORSTEP_RELAY_URL",
+        metavar="URL",
+        help="A relay elsewhere than at the back end.",
     )
     return option(function)
 
@@ -111,7 +161,9 @@ def credentials(state_dir: Path) -> Credentials:
 
 
 @asynccontextmanager
-async def connected(name: str, state_dir: Path, *, quiet: bool = False) -> AsyncGenerator[Agent, None]:
+async def connected(
+    name: str, state_dir: Path, *, quiet: bool = False, roads: Roads = ANY
+) -> AsyncGenerator[Agent, None]:
     """Connect to an agent, showing the states on stderr until it is connected."""
     from doorstep import client
 
@@ -122,6 +174,8 @@ async def connected(name: str, state_dir: Path, *, quiet: bool = False) -> Async
         on_state=progress.show,
         timing=timing(),
         state_dir=state_dir,
+        relay=roads.relay,
+        force=roads.force,
     )
     try:
         agent = await opening

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from doorstep.cli.common import connected, run, state_dir_option
+from doorstep.cli.common import Roads, connected, roads_options, run, state_dir_option
 
 if TYPE_CHECKING:
     from doorstep.client import Command
@@ -34,6 +34,7 @@ EXIT_TIMED_OUT = 124
 )
 @click.option("--no-stdin", "-n", is_flag=True, help="Give it an empty standard input.")
 @click.option("--quiet", "-q", is_flag=True, help="Do not show connection states.")
+@roads_options
 @state_dir_option
 def execute(
     name: str,
@@ -44,6 +45,7 @@ def execute(
     no_stdin: bool,
     quiet: bool,
     state_dir: Path,
+    roads: Roads,
 ) -> int:
     """Run COMMAND on the machine NAME, without a shell; put "--" before it.
 
@@ -51,7 +53,7 @@ def execute(
     signal n ended it; 124 at the --timeout.
     """
     env = _environment(variables)
-    return run(_execute(name, command, cwd, env, timeout, no_stdin, quiet, state_dir))
+    return run(_execute(name, command, cwd, env, timeout, no_stdin, quiet, state_dir, roads))
 
 
 def _environment(variables: Sequence[str]) -> dict[str, str]:
@@ -71,9 +73,10 @@ async def _execute(
     no_stdin: bool,
     quiet: bool,
     state_dir: Path,
+    roads: Roads,
 ) -> int:
     async with (
-        connected(name, state_dir, quiet=quiet) as agent,
+        connected(name, state_dir, quiet=quiet, roads=roads) as agent,
         agent.commands.start(command, cwd=cwd, env=env, timeout=timeout) as running,
     ):
         feeding = asyncio.create_task(_feed(running, no_stdin), name="doorstep-exec-stdin")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from doorstep.cli.common import connected, run, state_dir_option
+from doorstep.cli.common import Roads, connected, roads_options, run, state_dir_option
 
 if TYPE_CHECKING:
     from doorstep.client import Terminal
@@ -29,19 +29,24 @@ _EXIT_LEFT = 0
 @click.argument("command", nargs=-1)
 @click.option("--cwd", help="Directory to start in.")
 @click.option("--quiet", "-q", is_flag=True, help="Do not show connection states.")
+@roads_options
 @state_dir_option
-def connect(name: str, command: tuple[str, ...], cwd: str | None, quiet: bool, state_dir: Path) -> int:
+def connect(
+    name: str, command: tuple[str, ...], cwd: str | None, quiet: bool, state_dir: Path, roads: Roads
+) -> int:
     """Open a terminal on the machine NAME, with your login shell or COMMAND.
 
     Type "~." at the start of a line to leave. The exit code is that of the shell.
     """
-    return run(_connect(name, command, cwd, quiet, state_dir))
+    return run(_connect(name, command, cwd, quiet, state_dir, roads))
 
 
-async def _connect(name: str, command: Sequence[str], cwd: str | None, quiet: bool, state_dir: Path) -> int:
+async def _connect(
+    name: str, command: Sequence[str], cwd: str | None, quiet: bool, state_dir: Path, roads: Roads
+) -> int:
     from doorstep.cli.terminal_mode import window_size
 
-    async with connected(name, state_dir, quiet=quiet) as agent:
+    async with connected(name, state_dir, quiet=quiet, roads=roads) as agent:
         cols, rows = window_size()
         term = os.environ.get("TERM", "xterm-256color")
         async with agent.terminal(cols, rows, cwd=cwd, command=command or None, term=term) as terminal:

@@ -20,10 +20,10 @@ def _reason(event: Mapping[str, Any]) -> str:
     return f": {event['reason']}" if event.get("reason") else ""
 
 
-def _connected(event: Mapping[str, Any]) -> str:
+def _wire(event: Mapping[str, Any]) -> str:
     seconds = event.get("seconds")
     took = f" after {seconds:.2f} s" if isinstance(seconds, int | float) else ""
-    return f"connected by {event.get('wire') or 'an unknown wire'}{took}"
+    return f"by {event.get('wire') or 'an unknown wire'}{took}"
 
 
 _SENTENCES: dict[str, _Sentence] = {
@@ -31,8 +31,8 @@ _SENTENCES: dict[str, _Sentence] = {
     "offline": lambda event: f"agent {event.get('name', '')} is offline{_reason(event)}",
     "knock": lambda _: "a client is knocking",
     "refused": lambda event: f"turned a client away{_reason(event)}",
-    "connected": _connected,
-    "resumed": lambda event: f"session goes on, {_connected(event)}",
+    "connected": lambda event: f"connected {_wire(event)}",
+    "resumed": lambda event: f"session goes on, now {_wire(event)}",
     "failed": lambda event: f"no connection came of it{_reason(event)}",
     "session-ended": lambda event: f"session ended{_reason(event)}",
     "agent-ended": lambda event: (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from doorstep.cli.common import connected, run, state_dir_option
+from doorstep.cli.common import Roads, connected, roads_options, run, state_dir_option
 
 if TYPE_CHECKING:
     from doorstep.client import Agent
@@ -37,17 +37,18 @@ _ROUTE = "terminal.list"
     help="Between two.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@roads_options
 @state_dir_option
-def ping(name: str, count: int, interval: float, as_json: bool, state_dir: Path) -> None:
+def ping(name: str, count: int, interval: float, as_json: bool, state_dir: Path, roads: Roads) -> None:
     """Say how the machine NAME is reached: the wire, its two ends, round trips, losses and what waits.
 
     A round trip is a call that the agent answers, so it counts the whole way.
     """
-    run(_ping(name, count, interval, as_json, state_dir))
+    run(_ping(name, count, interval, as_json, state_dir, roads))
 
 
-async def _ping(name: str, count: int, interval: float, as_json: bool, state_dir: Path) -> None:
-    async with connected(name, state_dir, quiet=as_json) as agent:
+async def _ping(name: str, count: int, interval: float, as_json: bool, state_dir: Path, roads: Roads) -> None:
+    async with connected(name, state_dir, quiet=as_json, roads=roads) as agent:
         trips: list[float] = []
         for number in range(count):
             if number:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from doorstep.cli.common import run, state_dir_option
+from doorstep.cli.common import relay_url_option, run, state_dir_option
 from doorstep.cli.hub_options import hub_options
 from doorstep.cli.hub_tools import backup, keys, restore
 from doorstep.cli.relaying import turn_config, turn_options
@@ -159,6 +159,7 @@ def stop_event() -> asyncio.Event:
 @click.option(
     "--ice-server", "ice_servers", multiple=True, metavar="URL", help="A stun: or turn: server; repeatable."
 )
+@relay_url_option
 @click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when standard input ends.")
 @click.option("--events", is_flag=True, help="Print what happens as lines of JSON.")
 @state_dir_option
@@ -166,6 +167,7 @@ def agent(
     name: str | None,
     files_root: Path | None,
     ice_servers: tuple[str, ...],
+    relay_url: str | None,
     exit_with_parent: bool,
     events: bool,
     state_dir: Path,
@@ -188,6 +190,7 @@ def agent(
         name=name,
         file_root=files_root,
         ice_servers=_ice_servers(ice_servers) or None,
+        relay=relay_url,
         exit_with_parent=exit_with_parent or None,
         json_events=events or None,
     )

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from doorstep import client
 from doorstep.client._bridge import ClosingTwin, Loop, Twin, blocking, opening
-from doorstep.client.attempts import OnState
 from doorstep.client.directory import AgentInfo
+from doorstep.client.force import Force
+from doorstep.client.progress import OnState
 from doorstep.client.records import Output
 from doorstep.protocol.signaling import IceServer
 from doorstep.protocol.timing import Timing
@@ -146,6 +147,8 @@ def connect(
     timing: Timing | None = None,
     ice_servers: Sequence[IceServer] | None = None,
     state_dir: Path | None = None,
+    relay: str | None = None,
+    force: Force | None = None,
 ) -> Agent:
     """Connect to an agent; the blocking twin of :func:`doorstep.client.connect`."""
 
@@ -157,6 +160,8 @@ def connect(
             timing=timing,
             ice_servers=ice_servers,
             state_dir=state_dir,
+            relay=relay,
+            force=force,
         )
 
     loop = Loop()
