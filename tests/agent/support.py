@@ -11,7 +11,7 @@ from doorstep.runtime import Service, Session
 from doorstep.testing.pair import session_pair
 
 SCALE = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
-DEADLINE = 20.0 * SCALE
+DEADLINE = 40.0 * SCALE
 
 
 @asynccontextmanager

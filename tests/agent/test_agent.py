@@ -141,7 +141,9 @@ class Client:
             self.log.append((event, payload))
             self.seen.put_nowait((event, payload))
 
-        self.channels[topic] = await self.signaling.join(ChannelSpec(topic=topic, on_message=hear), timeout=5)
+        self.channels[topic] = await self.signaling.join(
+            ChannelSpec(topic=topic, on_message=hear), timeout=DEADLINE
+        )
         return self.channels[topic]
 
     async def hear(self, event: str) -> dict[str, Any]:
@@ -258,7 +260,7 @@ async def test_the_agents_key_stands_in_its_row_and_presence() -> None:
         presence: list[Any] = []
         topic = agents_topic(OWNER)
         spec = ChannelSpec(topic=topic, on_message=lambda _event, _payload: None, on_presence=presence.append)
-        await caller.signaling.join(spec, timeout=5)
+        await caller.signaling.join(spec, timeout=DEADLINE)
         await until(lambda: bool(presence) and here.agent.identity.id in presence[-1])
         assert presence[-1][here.agent.identity.id]["public_key"] == table.public_key == str(key.public)
 
@@ -269,7 +271,7 @@ async def test_an_idle_agent_holds_one_channel_and_what_it_says_of_itself() -> N
         presence: list[Any] = []
         topic = agents_topic(OWNER)
         spec = ChannelSpec(topic=topic, on_message=lambda _event, _payload: None, on_presence=presence.append)
-        await caller.signaling.join(spec, timeout=5)
+        await caller.signaling.join(spec, timeout=DEADLINE)
         await until(lambda: bool(presence) and here.agent.identity.id in presence[-1])
         meta = presence[-1][here.agent.identity.id]
         assert meta["name"] == "machine"
@@ -286,11 +288,13 @@ async def test_a_knock_at_another_agent_leaves_no_trace() -> None:
         joins = len(here.bus.joins)
         for payload in ({"agentId": str(uuid.uuid4())}, {"agentId": 5}, {}, {"agentId": None, "offer": "x"}):
             await agents.send("connection-request", payload)
-        await asyncio.sleep(0.1)
-        assert caller.log == []
-        assert len(here.bus.joins) == joins
-        assert here.agent.sessions == 0
-        assert here.kinds() == ["online"]
+        own = {"agentId": here.agent.identity.id, **caller.own}
+        await agents.send("connection-request", own)  # it comes after the others, and is answered
+        await caller.hear("connection-ready")
+        assert [event for event, _ in caller.log] == ["connection-ready"]
+        assert here.bus.joins[joins:] == [signaling_topic(here.agent.identity.id)]
+        assert here.agent.sessions == 1
+        assert here.kinds() == ["online", "knock"]
 
 
 async def test_nonsense_is_dropped_and_the_door_still_works() -> None:
@@ -384,20 +388,21 @@ async def test_a_back_end_that_is_down_at_the_start_is_waited_for() -> None:
 async def test_a_start_that_is_given_up_leaves_nothing() -> None:
     bus = MemoryBus()
     bus.down = True
-    made = House(bus, TIMING, directory=Table())
+    table = Table()
+    made = House(bus, TIMING, directory=table)
     starting = asyncio.create_task(made.agent.start())
-    await asyncio.sleep(0.1)
+    await until(lambda: bool(table.calls))
     starting.cancel()
     await asyncio.wait({starting})
     await made.agent.stop()
     await made.signaling.close()
 
 
-async def test_stopping_ends_everything_at_once() -> None:
+async def test_stopping_ends_everything() -> None:
     table = Table()
     async with house(MemoryBus(), directory=table) as here, client(here, "some-session") as caller:
         pid = await echo(await caller.plain(), "hello")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(DEADLINE):
             await here.agent.stop("maintenance")
             assert not session_members(pid)
             await caller.session.wait_closed()

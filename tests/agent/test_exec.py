@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from doorstep.agent.exec import STDERR, STDOUT, ExecService
 from doorstep.agent.process import session_members
 from doorstep.protocol.errors import RemoteError
 from doorstep.protocol.lanes import Lane
+from doorstep.protocol.limits import TERMINAL_WINDOW
 from doorstep.runtime import Session, Stream
 
 from .support import DEADLINE, connected, until
@@ -107,7 +107,7 @@ async def test_stdin_that_nobody_reads_is_dropped(client: Session) -> None:
 async def test_stdin_is_held_back_while_the_program_does_not_read(client: Session) -> None:
     stream = await start(client, "sleep 1000")
     writing = asyncio.create_task(stream.write(b"x" * 10_000_000))
-    await asyncio.sleep(0.2)
+    await until(lambda: stream.sent >= TERMINAL_WINDOW)
     assert not writing.done()
     await stream.reset("cancelled", "enough")
     with pytest.raises(Exception):  # noqa: B017, PT011 - whichever end is seen first
@@ -134,13 +134,11 @@ async def test_directory_and_environment(
 
 async def test_a_timeout_ends_grandchildren_and_keeps_what_was_said(client: Session) -> None:
     command = "trap '' TERM; (trap '' TERM; sleep 1000) & setsid -w true; echo said; sleep 1001"
-    began = time.monotonic()
     stream = await start(client, command, timeoutMs=300)
     pid = stream.result["pid"]
     out, _, trailer = await collect(stream)
     assert out == b"said\n"
     assert trailer == {"exitCode": None, "signal": signal.SIGKILL, "timedOut": True}
-    assert time.monotonic() - began < 5
     assert session_members(pid) == []
 
 
@@ -161,10 +159,9 @@ async def test_the_whole_tree_ends_with_the_client(how: str) -> None:
 
 
 async def test_a_background_job_does_not_hold_the_end_back(client: Session) -> None:
-    began = time.monotonic()
-    out, _, trailer = await run(client, "sleep 3 & echo done")
-    assert (out, trailer["exitCode"]) == (b"done\n", 0)
-    assert time.monotonic() - began < 2.5
+    out, _, trailer = await run(client, "sleep 1000 & echo $!")
+    assert trailer["exitCode"] == 0
+    os.kill(int(out), signal.SIGKILL)  # it lives on
 
 
 async def test_signals_reach_the_program(client: Session) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from doorstep.transport.credentials import Credentials, save
 from doorstep.transport.signaling import ChannelSpec
 from doorstep.transport.webrtc import Peer
 
-from .support import DEADLINE, SCALE, until
+from .support import DEADLINE, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -45,9 +46,9 @@ class Process:
                     return event
         raise AssertionError(f"the agent ended without {name}")
 
-    async def ended(self, within: float = DEADLINE) -> int:
+    async def ended(self) -> int:
         assert self.process.stdout is not None
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(DEADLINE):
             await self.process.stdout.read()
             return await self.process.wait()
 
@@ -136,7 +137,7 @@ async def test_a_signal_takes_back_row_presence_and_processes(
             assert (await process.event("connected"))["wire"] == "webrtc"
             stream = await session.open("terminal", "open", {"cols": 80, "rows": 24}, lane=Lane.TERMINAL_IO)
             process.process.send_signal(number)
-            assert await process.ended(within=2 * SCALE) == 0
+            assert await process.ended() == 0
             assert not session_members(stream.result["pid"])
             (row,) = await backend.list_agents()
             assert row.status == "offline"
@@ -193,12 +194,12 @@ async def test_an_idle_agent_is_small_and_quiet(backend: Backend, tmp_path: Path
     async with agent(tmp_path / "state") as process:
         await process.event("online")
         await until(lambda: not _busy(process.process.pid))
-        before = _cpu(process.process.pid)
+        before, began = _cpu(process.process.pid), time.monotonic()
         await asyncio.sleep(3)
-        used = _cpu(process.process.pid) - before
+        used, seconds = _cpu(process.process.pid) - before, time.monotonic() - began
         resident = _resident(process.process.pid)
         assert resident < 110 * 1024, f"{resident} KiB"
-        assert used <= 3 * 0.005 + 0.01, f"{used} s of CPU in 3 s"  # the clock's tick is 10 ms
+        assert used <= seconds * 0.005 + 0.01, f"{used} s of CPU in {seconds} s"  # the clock's tick is 10 ms
 
 
 _last: dict[int, float] = {}

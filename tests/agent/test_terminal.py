@@ -208,14 +208,16 @@ async def test_a_flood_arrives_whole_through_a_slow_reader(client: Session) -> N
     assert count == size
 
 
-async def test_typing_much_faster_than_it_is_read_is_held_back(client: Session) -> None:
-    screen = await terminal(client, ["/bin/sh", "-c", "stty raw -echo; echo ready; sleep 0.5; wc -c"])
+async def test_typing_much_faster_than_it_is_read_is_held_back(client: Session, tmp_path: Path) -> None:
+    wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
+    screen = await terminal(client, ["/bin/sh", "-c", f"stty raw -echo; echo ready; {wait}; wc -c"])
     await screen.until(b"ready")
     text = b"x" * 1_000_000 + b"\n"
     writing = asyncio.create_task(screen.stream.write(text))
-    await asyncio.sleep(0.1)
+    await until(lambda: screen.stream.sent >= TERMINAL_WINDOW)
     assert not writing.done()
-    assert screen.stream.sent <= TERMINAL_WINDOW
+    assert screen.stream.sent == TERMINAL_WINDOW
+    (tmp_path / "go").touch()
     await writing
     await screen.stream.finish()
     assert (await screen.ended())["signal"] == signal.SIGHUP
