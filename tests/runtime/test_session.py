@@ -34,6 +34,7 @@ from doorstep.runtime.session import SessionState
 from doorstep.testing.echo import EchoService
 from doorstep.testing.pair import session_pair
 from doorstep.transport.local import local_pair
+from doorstep.transport.wire_stats import FIELDS
 
 from .support import HELLO, ID, WELCOME, Functions, RawPeer, ended, raw_client, soon
 
@@ -403,19 +404,30 @@ async def test_stats_are_json() -> None:
         await stream.write(b"12345")
         assert await soon(stream.read()) == b"12345"
         stats = pair.client.stats()
-        assert stats | {"transport": None} == {
+        assert stats | {"transport": None, "rateIn": 0.0, "rateOut": 0.0} == {
             "state": "open",
             "wire": "local",
+            "relayReason": "",
             "wires": 1,
             "resumable": True,
-            "unacknowledged": 5,
-            "rtt": None,
+            "stalled": False,
+            "agentKey": None,
+            "clientKey": None,
+            "roundTripMs": None,
+            "loss": None,
+            "rateIn": 0.0,
+            "rateOut": 0.0,
             "bytesIn": 5,
             "bytesOut": 5,
+            "unacknowledged": 5,
             "streams": 1,
             "calls": 0,
-            "stalled": False,
+            "connectMs": {},
             "transport": None,
         }
+        transport = stats["transport"]
+        assert isinstance(transport, dict)
+        assert transport.keys() == {*FIELDS, "buffered", "connectMs"}
+        assert transport["localCandidate"] is None
         assert msgspec.json.encode(stats)
         assert repr(pair.client) == "<Session session-pair client open>"

@@ -205,4 +205,4 @@ async def test_stats_count_bytes() -> None:
     one.send(IO, Data(1, 0, bytes(100)))
     assert one.stats()["buffered"] == {lane: 132 if lane is IO else 0 for lane in Lane}
     await turns()
-    assert (one.stats()["bytesSent"], other.stats()["bytesReceived"]) == (132, 132)
+    assert (one.stats()["bytesOut"], other.stats()["bytesIn"]) == (132, 132)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ipaddress
 import os
 import re
 import time
@@ -16,6 +17,7 @@ import pytest
 import pytest_asyncio
 from aioice import stun
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from cffi import FFI  # type: ignore[import-untyped]
 
 from doorstep.protocol.errors import ConnectFailed, InvalidInput, WireClosed
 from doorstep.protocol.frames import Data, Frame, Ping, encode
@@ -29,7 +31,9 @@ from doorstep.protocol.limits import (
 )
 from doorstep.protocol.signaling import Candidate, IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.transport.sctp.dtls import DirectDtls
 from doorstep.transport.webrtc import Peer, WebRtcWire
+from doorstep.transport.wire_stats import FIELDS
 
 pytestmark = pytest.mark.asyncio
 
@@ -138,8 +142,19 @@ async def test_frames_go_both_ways_on_every_lane() -> None:
         assert facts["kind"] == "webrtc"
         assert facts["state"] == "open"
         assert facts["framesOut"] == facts["framesIn"] == len(Lane)
-        assert isinstance(facts["localCandidate"], dict)
-        assert facts["localCandidate"]["type"] == "host"
+        ends = facts["localCandidate"], facts["remoteCandidate"]
+        for end in ends:
+            assert isinstance(end, dict)
+            assert end["type"] in ("host", "prflx")
+            assert end["protocol"] == "udp"
+            assert end["relayProtocol"] is None
+            assert ipaddress.ip_address(end["address"])
+            assert 0 < end["port"] < 65536
+        sent, resent = facts["chunksOut"], facts["chunksResent"]
+        assert isinstance(sent, int)
+        assert isinstance(resent, int)
+        assert sent > 0
+        assert set(facts) <= {*FIELDS, "buffered", "connectMs"}
 
 
 async def test_one_certificate_serves_all_peers() -> None:
@@ -698,13 +713,16 @@ async def test_bulk_does_not_delay_what_is_urgent() -> None:
         assert sorted(times)[len(times) // 2] < 0.1 * SCALE
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_loss_repeats_and_disorder_cost_nothing_but_time(seed: int) -> None:
+@pytest.mark.parametrize("road", ["direct", "stock"])
+async def test_loss_repeats_and_disorder_cost_nothing_but_time(
+    road: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOORSTEP_SCTP", road)
     async with peers() as (near, far):
         await near.apply_answer(await far.accept_offer(await near.create_offer()))
         wires = await both(near, far)
-        for peer in (near, far):
-            peer._ice.divert(Unreliable(peer._dtls._receive, seed))
+        for seed, peer in enumerate((near, far)):
+            make_unreliable(peer, seed)
         boxes = [Inbox(wire) for wire in wires]
         chunks = 60
         for wire in wires:
@@ -717,6 +735,25 @@ async def test_loss_repeats_and_disorder_cost_nothing_but_time(seed: int) -> Non
                 offsets = [frame.offset for _, frame in got if isinstance(frame, Data)]
                 pings = [frame.timestamp for _, frame in got if isinstance(frame, Ping)]
                 assert offsets == pings == list(range(chunks))
+        for wire in wires:
+            sent, resent = wire.stats()["chunksOut"], wire.stats()["chunksResent"]
+            assert isinstance(sent, int)
+            assert isinstance(resent, int)
+            assert 0 < resent < sent
+
+
+def make_unreliable(peer: Peer, seed: int) -> None:
+    """Between the sockets and DTLS."""
+    dtls = peer._dtls
+    if isinstance(dtls, DirectDtls):
+        record = dtls._record
+        lossy = Unreliable(lambda data: record(data, len(data)), seed)
+        view = FFI().buffer
+        dtls._record = lambda data, size: lossy(  # type: ignore[method-assign]
+            data if isinstance(data, bytes) else view(data, size)[:]
+        )
+    else:
+        peer._ice.divert(Unreliable(dtls._receive, seed))
 
 
 class Unreliable:

@@ -51,6 +51,7 @@ from doorstep.protocol.limits import STREAMS_PER_SESSION, TOKEN_BYTES
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime.calls import IncomingCalls, OutgoingCalls
 from doorstep.runtime.links import Link, LinkState
+from doorstep.runtime.meter import Meter, Totals
 from doorstep.runtime.outbound import Outbound
 from doorstep.runtime.params import error_message
 from doorstep.runtime.pulse import Beat, Pulse
@@ -59,6 +60,7 @@ from doorstep.runtime.services import Router, Service
 from doorstep.runtime.streams import Stream
 from doorstep.runtime.tasks import TaskOwner
 from doorstep.transport.wire import Wire
+from doorstep.transport.wire_stats import in_one_shape
 
 __all__ = ["Session", "SessionState"]
 
@@ -121,6 +123,10 @@ class Session:
         """What the peer said about itself in its greeting."""
         self.resumable = False
         """Both sides can go on over another wire; known after the greeting."""
+        self.agent_key = self.client_key = ""
+        """Fingerprints of the keys proved on the way to the wire; for whoever opens the wires to set."""
+        self.connect_ms: dict[str, float] = {}
+        """Milliseconds that each step of the last connect took; for whoever connects to set."""
         self.relay_reason: Callable[[], str] = str
         """Says why the wire is not of the best kind; for whoever opens the wires to set."""
         self._about = dict(about)
@@ -148,6 +154,7 @@ class Session:
         self._away_since = self._away_before = 0.0
         self._not_open = asyncio.Event()
         self._round_trip: float | None = None
+        self._meter = Meter()
         self._pongs = 0
         self._ending: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
@@ -335,6 +342,8 @@ class Session:
         self._wires += 1
         link.move(LinkState.CARRYING)
         self._outbound.use(link.wire, link.peer_max_frame)
+        self._round_trip = None
+        self._meter.restart(asyncio.get_running_loop().time(), self._totals())
         self._pulse = Pulse(self._timing, resumable=self.resumable, patience=link.wire.traits.patience)
         self._ticker = asyncio.get_running_loop().call_later(self._pulse.interval, self._tick)
         if last is not None and last.state is LinkState.CARRYING:
@@ -424,28 +433,43 @@ class Session:
         self._outgoing.tell(route, params)
 
     def stats(self) -> dict[str, object]:
-        """What is known about the session, ready for JSON; ``rtt`` in seconds, bytes are those of streams.
+        """What is known about the session, ready for JSON; docs/network.md explains each field.
 
-        ``wires`` counts those that carried it, ``unacknowledged`` the bytes kept to be sent over another one,
-        ``relayReason`` says why the session is not on WebRTC; it is empty when it is.
+        The shape is the same on every wire: what is not known is None. Before the first wire there is only
+        ``wire``, None.
         """
         if self._link is None:
             return {"wire": None}
+        now, totals = asyncio.get_running_loop().time(), self._totals()
+        transport = in_one_shape(self._link.wire.stats())
+        measured = transport["roundTripMs"]
+        pinged = None if self._round_trip is None else round(self._round_trip * 1000, 3)
+        rate_in, rate_out = self._meter.rates(now, totals)
         return {
             "state": self._state.value,
             "wire": self._link.wire.kind,
             "relayReason": self.relay_reason(),
             "wires": self._wires,
             "resumable": self.resumable,
-            "rtt": self._round_trip,
+            "stalled": self.stalled,
+            "agentKey": self.agent_key or None,
+            "clientKey": self.client_key or None,
+            "roundTripMs": pinged if measured is None else measured,
+            "loss": self._meter.loss(now, totals),
+            "rateIn": rate_in,
+            "rateOut": rate_out,
             "bytesIn": self._streams.received_bytes,
             "bytesOut": self._outbound.bytes,
             "unacknowledged": self._streams.unacknowledged,
             "streams": len(self._streams),
             "calls": len(self._outgoing),
-            "stalled": self.stalled,
-            "transport": self._link.wire.stats(),
+            "connectMs": dict(self.connect_ms),
+            "transport": transport,
         }
+
+    def _totals(self) -> Totals:
+        told = {} if self._link is None else self._link.wire.stats()
+        return Totals.of(self._streams.received_bytes, self._outbound.bytes, told)
 
     def _require_open(self) -> None:
         if self._state not in (SessionState.OPEN, SessionState.AWAY):
@@ -620,6 +644,7 @@ class Session:
             self._drop(self._link, f"the wire is lost: nothing came for {silent:g} s")
             return
         self._ticker = loop.call_later(self._pulse.interval, self._tick)
+        self._meter.note(loop.time(), self._totals())
         if beat is Beat.PING:
             try:
                 self._outbound.send(Lane.CONTROL, Ping(_microseconds(loop)))

@@ -144,9 +144,9 @@ class BroadcastLink:
         trip = self._arq.round_trip
         return {
             "topic": self._topic,
-            "messagesOut": self._arq.sent,
-            "resent": self._arq.resent,
-            "rtt": None if trip is None else round(trip, 4),
+            "chunksOut": self._arq.sent,
+            "chunksResent": self._arq.resent,
+            "roundTripMs": None if trip is None else round(trip * 1000, 2),
             "losses": self.faults,
         }
 

@@ -191,4 +191,10 @@ class LocalWire:
         self._closed.set()
 
     def stats(self) -> dict[str, object]:
-        return {"bytesSent": self._sent, "bytesReceived": self._received, "buffered": dict(self._buffered)}
+        return {
+            "kind": self.kind,
+            "state": "open" if self._reason is None else "closed",
+            "bytesIn": self._received,
+            "bytesOut": self._sent,
+            "buffered": {lane.value: size for lane, size in self._buffered.items()},
+        }

@@ -356,16 +356,25 @@ class Peer:
 
     def _facts(self) -> dict[str, object]:
         rtt = self._sctp.round_trip
+        sent, resent = self._sctp.chunks_sent
         facts: dict[str, object] = {
             "roundTripMs": None if rtt is None else round(rtt * 1000, 3),
+            "chunksOut": sent,
+            "chunksResent": resent,
             "connectMs": dict(self._steps),
         }
         if self._ice.selected is not None:
             local, remote = self._ice.selected
-            facts["localCandidate"] = _fact(local)
-            facts["remoteCandidate"] = _fact(remote)
+            facts["localCandidate"] = _fact(local, self._ice.road_to_relay(local))
+            facts["remoteCandidate"] = _fact(remote, None)
         return facts
 
 
-def _fact(candidate: aioice.Candidate) -> dict[str, object]:
-    return {"type": candidate.type, "address": candidate.host, "port": candidate.port}
+def _fact(candidate: aioice.Candidate, relay_protocol: str | None) -> dict[str, object]:
+    return {
+        "type": candidate.type,
+        "address": candidate.host,
+        "port": candidate.port,
+        "protocol": candidate.transport.lower(),
+        "relayProtocol": relay_protocol,
+    }

@@ -148,6 +148,7 @@ class IceConnection(aioice.Connection):
         self.sent_last = b""
         """What DTLS sent last, while it sends through us."""
         self._relays_from = 0.0
+        self._roads_to_relays: dict[tuple[str, int], str] = {}
         self._sink: Callable[[bytes], None] | None = None
 
     @property
@@ -245,6 +246,7 @@ class IceConnection(aioice.Connection):
             turn_ssl=server.tls,
             turn_transport=server.transport,
         )
+        self._roads_to_relays[candidate.host, candidate.port] = "tls" if server.tls else server.transport
         preference = _URGENCY[server.transport, server.tls]
         candidate.priority = candidate_priority(candidate.component, "relay", preference)
         return candidate, protocol
@@ -421,6 +423,10 @@ class IceConnection(aioice.Connection):
         """The local and the remote candidate in use."""
         pair = self._nominated.get(1)
         return None if pair is None else (pair.local_candidate, pair.remote_candidate)
+
+    def road_to_relay(self, local: aioice.Candidate) -> str | None:
+        """How the TURN server of a candidate of ours is reached: udp, tcp or tls; None for any other."""
+        return self._roads_to_relays.get((local.host, local.port)) if local.type == "relay" else None
 
 
 def _relayed(pair: CandidatePair) -> bool:

@@ -68,6 +68,7 @@ class Sctp(RTCSctpTransport):
         self._resending = False
         self.on_room: Callable[[], None] = lambda: None
         self._delay = DelayControl()
+        self._chunks = self._chunks_again = 0
 
     @property
     def has_room(self) -> bool:
@@ -78,6 +79,11 @@ class Sctp(RTCSctpTransport):
     def round_trip(self) -> float | None:
         """The smoothed round-trip time in seconds, once measured."""
         return self._srtt
+
+    @property
+    def chunks_sent(self) -> tuple[int, int]:
+        """DATA chunks sent so far, and how many of these had been sent before."""
+        return self._chunks, self._chunks_again
 
     @property
     def remote_max_message(self) -> int:
@@ -151,6 +157,9 @@ class Sctp(RTCSctpTransport):
     # sending
 
     async def _send_chunk(self, chunk: Chunk) -> None:
+        if isinstance(chunk, DataChunk):
+            self._chunks += 1
+            self._chunks_again += chunk._sent_count > 1
         try:
             await super()._send_chunk(chunk)
         except (ConnectionError, SSL.Error):

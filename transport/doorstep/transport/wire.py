@@ -75,5 +75,5 @@ class Wire(Protocol):
         ...
 
     def stats(self) -> dict[str, object]:
-        """Candidate pair, round-trip time, bytes, buffered amounts: what this wire knows, JSON-ready."""
+        """What this wire knows of the fields of :mod:`doorstep.transport.wire_stats`, JSON-ready."""
         ...

@@ -50,6 +50,7 @@ class Outstanding:
         "newest_sent",
         "next",
         "reordering",
+        "repeats",
         "transmissions",
     )  # fmt: skip
 
@@ -60,6 +61,8 @@ class Outstanding:
         self.flight = 0
         """Bytes sent and neither acknowledged nor lost."""
         self.transmissions = 0
+        self.repeats = 0
+        """Transmissions of what had been sent before."""
         self.newest = 0
         """The latest transmission that is known to have arrived."""
         self.newest_sent = 0.0
@@ -91,6 +94,7 @@ class Outstanding:
             self._pending.remove(fragment)  # a probe of what may still arrive: rare
             self.flight -= fragment.size
         self.transmissions += 1
+        self.repeats += 1
         fragment.transmission = self.transmissions
         fragment.sent = now
         fragment.count += 1
@@ -103,6 +107,11 @@ class Outstanding:
         fragment.acked = True
         self.next = fragment.tsn + 1
         self.by_tsn[fragment.tsn] = fragment
+
+    @property
+    def sendings(self) -> tuple[int, int]:
+        """All transmissions so far, and those of fragments that had been sent before."""
+        return self.transmissions, self.repeats
 
     @property
     def oldest(self) -> Fragment | None:

@@ -87,6 +87,11 @@ class SctpTransport(AsyncIOEventEmitter):
         return self.association.round_trips.smoothed or None
 
     @property
+    def chunks_sent(self) -> tuple[int, int]:
+        """DATA chunks sent so far, and how many of these had been sent before."""
+        return self.association.outstanding.sendings
+
+    @property
     def remote_max_message(self) -> int:
         """Bytes of the largest message the peer takes; 0 = any."""
         return self._remote_max_message
