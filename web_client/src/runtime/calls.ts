@@ -51,10 +51,8 @@ export class OutgoingCalls {
     /** Send again, over another wire, what has no reply. */
     async repeat(): Promise<void> {
         const round = ++this.round;
-        for (const one of [...this.pending.values()]) {
-            if (round !== this.round) return;
-            if (one.sent) await this.send(one);
-        }
+        const again = [...this.pending.values()].filter((one) => one.sent);
+        for (const one of again) if (round === this.round) await this.send(one);
     }
 
     /** Hand a reply to its call; one that nobody waits for any more is ignored. */
