@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from doorstep.protocol.errors import SignalingLost, Unauthorized
@@ -29,6 +29,8 @@ class MemoryBus:
         """Frames are taken and never answered: a half-open link."""
         self.allows: Callable[[str, str], bool] = lambda user, topic: True  # noqa: ARG005
         """The policies: may this user join this topic?"""
+        self.arrivals: Callable[[], Iterable[float]] = lambda: (0.0,)
+        """Asked for each receiver of a broadcast: the delays in seconds after which it comes; none = lost."""
         self.joins: list[str] = []
         """The topic of every join that was asked for, refused ones included."""
         self._sockets: set[_MemorySocket] = set()
@@ -79,8 +81,11 @@ class MemoryBus:
     def broadcast(self, sender: _MemoryMembership, event: str, text: str) -> None:
         loop = asyncio.get_running_loop()
         for member in self._members.get(sender.topic, ()):
-            if member is not sender:
-                loop.call_soon(member.hear, event, text)
+            for delay in self.arrivals() if member is not sender else ():
+                if delay:
+                    loop.call_later(delay, member.hear, event, text)
+                else:
+                    loop.call_soon(member.hear, event, text)
 
     def tell_presence(self, topic: str) -> None:
         state = self._presence(topic)
