@@ -11,6 +11,7 @@ from doorstep.client.route import source_addresses
 from doorstep.protocol.errors import DoorstepError, LinkError, PeerError, PeerNotTrusted
 from doorstep.protocol.timing import Timing
 from doorstep.runtime import Session
+from doorstep.runtime.session import SessionState
 
 __all__ = ["Keeper"]
 
@@ -61,9 +62,9 @@ class Keeper:
     async def _keep(self) -> None:
         ended = asyncio.create_task(self._session.wait_closed(), name="doorstep-keep-end")
         route = self._find_route()
-        while not ended.done():
+        while True:
             await self._until_needed(ended, route)
-            if ended.done():
+            if self._session.closed:
                 break
             route = self._find_route()
             trying = asyncio.create_task(self._try(), name="doorstep-reconnect")
@@ -73,6 +74,7 @@ class Keeper:
             if not trying.cancelled() and (error := trying.exception()) is not None:
                 logger.error("session %s cannot be kept", self._session.id, exc_info=error)
                 await self._session.close("internal error of the client")
+        await asyncio.wait({ended})
 
     async def _until_needed(self, ended: asyncio.Task[str], route: tuple[str, ...]) -> None:
         """Return when the session has no wire or has ended, or packets leave by another address."""
@@ -98,4 +100,7 @@ class Keeper:
             logger.info("session %s: not yet reconnected: %s", self._session.id, error)
             await asyncio.sleep(self._timing.retry_pause)
         except DoorstepError as error:  # signed out, or no longer ours: waiting cures nothing
-            await self._session.close(str(error))
+            if self._session.state is SessionState.AWAY:
+                await self._session.close(str(error))
+            else:
+                logger.warning("session %s stays where it is: %s", self._session.id, error)
