@@ -2,45 +2,9 @@
 
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { DeadlineExceeded, RemoteError, SessionClosed, WireClosed } from "../../src/protocol/errors.ts";
-import type { Frame, Welcome } from "../../src/protocol/frames.ts";
-import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
-import { Session } from "../../src/runtime/session.ts";
-import { type MemoryWire, ScriptedAgent, wirePair } from "./memory_wire.ts";
-
-const TOKEN = "k".repeat(43);
-
-const turns = async (count = 20): Promise<void> => {
-    for (let turn = 0; turn < count; turn++) await new Promise((resolve) => setImmediate(resolve));
-};
-
-/** A wire whose other end is an agent that greets as told. */
-function wireTo(
-    resume: Welcome["resume"] | null = { token: TOKEN, streams: {} },
-): [MemoryWire, ScriptedAgent] {
-    const [left, right] = wirePair();
-    const agent = new ScriptedAgent(right, false);
-    agent.answer = (frame, send) => {
-        if (frame.kind !== "hello") return;
-        const { version, sessionId, maxFrame } = frame;
-        const about = {
-            version,
-            sessionId,
-            role: "agent",
-            features: ["resume"],
-            maxFrame,
-            agent: {},
-        } as const;
-        send({ kind: "welcome", ...about, ...(resume ? { resume } : {}) });
-    };
-    return [left, agent];
-}
-
-async function begun(): Promise<[Session, MemoryWire, ScriptedAgent]> {
-    const [wire, agent] = wireTo();
-    const session = new Session("session-1", DEFAULT_TIMING);
-    await session.start(wire);
-    return [session, wire, agent];
-}
+import type { Frame } from "../../src/protocol/frames.ts";
+import { ScriptedAgent, wirePair } from "./memory_wire.ts";
+import { begun, TOKEN, turns, wireTo } from "./resuming.ts";
 
 const kinds = (agent: ScriptedAgent): string[] => agent.seen.map((frame) => frame.kind);
 
