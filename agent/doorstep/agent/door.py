@@ -205,6 +205,8 @@ class Door:
             timing=self.timing,
             resume=session_id is not None,
         )
+        session.agent_key = "" if self.key is None else self.key.public.fingerprint
+        session.client_key = "" if client is None else client.fingerprint
         self._living.add(session)
         if session_id is not None:
             self._sessions[session_id], self._keys[session_id] = session, client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -21,6 +22,8 @@ OnState = Callable[[AttemptReport], object]
 """Told every state once, in order; called in the event loop, must not block."""
 
 _ORDER = (S.REQUESTING, S.WAITING_READY, S.CREATING_OFFER, S.WAITING_ANSWER, S.CONNECTING, S.CONNECTED)
+_SIGN_IN = "sign-in"
+"""Before the first state: the login, the agent's row, the keys."""
 
 
 class Progress:
@@ -32,12 +35,17 @@ class Progress:
         self._story = 0
         self._open = False
         self._last: AttemptReport | None = None
+        self.steps: dict[str, float] = {}
+        """Milliseconds that each step of this story took, from the sign-in on."""
+        self._step, self._since = "", 0.0
 
     def begin(self) -> None:
         """A connect or reconnect begins; what is still reported of the one before is not told."""
         self._story += 1
         self._open = True
         self._last = None
+        self.steps = {}
+        self._step, self._since = _SIGN_IN, time.monotonic()
 
     def reporter(self) -> OnState:
         """For the machine of one road: hears its states, as long as its story is told."""
@@ -74,8 +82,16 @@ class Progress:
         else:
             self._tell(report)
 
+    def _clock(self, state: S) -> None:
+        now = time.monotonic()
+        took = round((now - self._since) * 1000, 2)
+        if took:  # a step that another road has made unnecessary takes no time
+            self.steps[self._step] = round(self.steps.get(self._step, 0.0) + took, 2)
+        self._step, self._since = state.value, now
+
     def _tell(self, report: AttemptReport) -> None:
         self._last = report
+        self._clock(report.state)
         if self._on_state is not None:
             try:
                 self._on_state(report)
