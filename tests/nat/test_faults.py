@@ -95,6 +95,21 @@ async def test_interface_down_and_up(ends: Ends) -> None:
     await ends.client.close_session(session)
 
 
+async def test_silent_loss(ends: Ends) -> None:
+    """Every packet is dropped and nobody is told: the wire is lost by silence alone, then made anew."""
+    session, _ = await ends.session()
+    await ends.lab.lose(ends.site, 100)
+    try:
+        async with asyncio.timeout(60 * ends.lab.scale):
+            while (await ends.client.stats(session))["state"] != "away":
+                await asyncio.sleep(0.05)
+    finally:
+        await ends.lab.lose(ends.site, 0)
+    await goes_on(ends, session)
+    assert (await ends.client.stats(session))["wires"] >= 2
+    await ends.client.close_session(session)
+
+
 async def test_hub_killed(ends: Ends) -> None:
     session, _ = await ends.session()
     await ends.lab.hub.kill()

@@ -70,8 +70,9 @@ def _table(family: str, allowed: list[str], nat: list[str]) -> str:
 
 
 def loss_rules(percent: int) -> str:
-    """Rules that lose this part of what a box forwards, each way; 0 loses nothing."""
-    lose = f"numgen random mod 100 < {percent} drop" if percent else ""
+    """Rules that lose this part of what a box forwards, each way; 0 loses nothing, 100 all."""
+    some = f"numgen random mod 100 < {percent} drop" if percent else ""
+    lose = "drop" if percent >= 100 else some
     head = "table inet loss\ndelete table inet loss\n"
     chain = f"chain lose {{ type filter hook forward priority -10;\n{lose}\n}}"
     return f"{head}table inet loss {{\n{chain}\n}}\n"
