@@ -18,6 +18,7 @@ export class RealtimeSignaling implements Signaling {
     private readonly channels = new Set<SupervisedChannel>();
     /** Leaves under way: a topic is joined again only when the server has let go of it. */
     private readonly leaving = new Map<string, Promise<unknown>>();
+    private asking: ReturnType<typeof setTimeout> | undefined;
 
     constructor(client: RealtimeClient, timing: Timing) {
         this.client = client;
@@ -37,9 +38,23 @@ export class RealtimeSignaling implements Signaling {
         return channel;
     }
 
-    /** The page woke up or the network came back: do not wait for the next try. */
+    /** The page woke up or the network changed: do not wait for the next try, nor for the socket's own heartbeats. */
     hurry(): void {
         for (const channel of this.channels) channel.hurry();
+        this.ask();
+    }
+
+    /** A socket that brings no answer within `timing.silence` is given up; its own heartbeats would take 50 s to see it. */
+    private ask(): void {
+        const { realtime } = this.client;
+        if (this.asking !== undefined || !realtime.isConnected()) return;
+        if (realtime.pendingHeartbeatRef === null) void realtime.sendHeartbeat();
+        const asked = realtime.pendingHeartbeatRef;
+        this.asking = setTimeout(() => {
+            this.asking = undefined;
+            // A second heartbeat while the first is unanswered is how the client is told.
+            if (asked !== null && realtime.pendingHeartbeatRef === asked) void realtime.sendHeartbeat();
+        }, this.timing.silence * 1000);
     }
 
     /** The topics joined or being joined. */
@@ -48,6 +63,7 @@ export class RealtimeSignaling implements Signaling {
     }
 
     async close(): Promise<void> {
+        clearTimeout(this.asking);
         await Promise.all([...this.channels].map((channel) => channel.leave()));
     }
 }
@@ -59,6 +75,8 @@ class SupervisedChannel implements Channel {
     private channel: RealtimeChannel | null = null;
     private timer: ReturnType<typeof setTimeout> | undefined;
     private tries = 0;
+    /** Sends whose acknowledgement cannot come any more when the channel is lost. */
+    private readonly unacknowledged = new Set<(error: Error) => void>();
     private readonly presence: PresenceDebounce | null;
     private readonly client: RealtimeClient;
     private readonly spec: ChannelSpec;
@@ -126,7 +144,12 @@ class SupervisedChannel implements Channel {
     async send(event: string, payload: Record<string, unknown>): Promise<void> {
         const { channel } = this;
         if (this.current !== "joined" || !channel) throw new SignalingLost(`${this.topic} is not joined`);
-        const result = await channel.send({ type: "broadcast", event, payload });
+        let lost: (error: Error) => void = () => undefined;
+        const result = await new Promise<string>((resolve, reject) => {
+            lost = reject;
+            this.unacknowledged.add(lost);
+            channel.send({ type: "broadcast", event, payload }).then(resolve, reject);
+        }).finally(() => this.unacknowledged.delete(lost));
         if (result !== "ok") throw new SignalingLost(`${event} was not acknowledged (${result})`);
     }
 
@@ -187,6 +210,7 @@ class SupervisedChannel implements Channel {
         const { channel, topic } = this;
         if (!channel) return;
         this.channel = null;
+        for (const lost of this.unacknowledged) lost(new SignalingLost(`${topic} was lost`));
         const gone = this.client.removeChannel(channel).catch(() => "error");
         this.leaving.set(topic, gone);
         void gone.then(() => {

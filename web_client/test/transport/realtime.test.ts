@@ -34,7 +34,7 @@ class FakeChannel {
 
     async send(message: unknown): Promise<string> {
         this.sent.push(message);
-        return this.reply;
+        return this.reply === "never" ? new Promise(() => undefined) : this.reply;
     }
 
     presenceState(): unknown {
@@ -48,6 +48,13 @@ class FakeClient {
     readonly realtime = {
         setAuth: async () => {
             this.steps.push("auth");
+        },
+        isConnected: () => true,
+        pendingHeartbeatRef: null as string | null,
+        sendHeartbeat: async () => {
+            const { realtime } = this;
+            this.steps.push(realtime.pendingHeartbeatRef === null ? "heartbeat" : "give up");
+            realtime.pendingHeartbeatRef ??= String(this.steps.length);
         },
     };
 
@@ -143,6 +150,41 @@ describe("realtime", () => {
         await channel.leave();
         made.status("CLOSED");
         expect(channel.state).toBe("left");
+    });
+
+    it("a broadcast under way fails with its channel, not with its own limit", async () => {
+        const [service, client] = signaling();
+        const joining = service.join(quiet, 1);
+        const made = await client.made(1);
+        made.status("SUBSCRIBED");
+        const channel = await joining;
+        made.reply = "never";
+        const sending = channel.send("offer", {});
+        made.status("CHANNEL_ERROR", new Error("socket closed"));
+        await expect(sending).rejects.toBeInstanceOf(SignalingLost);
+        await channel.leave();
+    });
+
+    it("in a hurry a socket that does not answer is given up after 3 s, one that does is kept", async () => {
+        vi.useFakeTimers();
+        try {
+            const [service, client] = signaling();
+            const { realtime } = client;
+            service.hurry();
+            service.hurry();
+            expect(client.steps).toEqual(["heartbeat"]);
+            realtime.pendingHeartbeatRef = null; // it was answered
+            vi.advanceTimersByTime(3_000);
+            service.hurry();
+            vi.advanceTimersByTime(2_999);
+            expect(client.steps).toEqual(["heartbeat", "heartbeat"]);
+            vi.advanceTimersByTime(1);
+            expect(client.steps).toEqual(["heartbeat", "heartbeat", "give up"]);
+            await service.close();
+            expect(vi.getTimerCount()).toBe(0);
+        } finally {
+            vi.useRealTimers();
+        }
     });
 
     it("an unacknowledged broadcast is an error", async () => {
