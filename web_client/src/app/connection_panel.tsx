@@ -31,8 +31,8 @@ export function ConnectionPanel({ connection, session, status, agent, leave }: P
         <aside class="panel" aria-label="Connection" data-testid="connection-panel">
             <dl>
                 <Fact name="State" value={stateInWords(status, stalled)} />
-                <Fact name="Wire" value={stats ? wireInWords(stats) : NOTHING} wide />
-                <Fact name="Path" value={stats?.path ?? NOTHING} wide />
+                <Fact name="Wire" value={stats ? wireInWords(stats) : NOTHING} size="wide" />
+                <Fact name="Path" value={stats?.path ?? NOTHING} size="wide" />
                 <Fact name="Round trip" value={trip(stats)} />
                 <Fact
                     name="Loss"
@@ -44,11 +44,11 @@ export function ConnectionPanel({ connection, session, status, agent, leave }: P
                 <Fact
                     name="Sent, received"
                     value={stats ? `${bytes(stats.bytesSent)}, ${bytes(stats.bytesReceived)}` : NOTHING}
-                    wide
+                    size="wide"
                 />
-                <Fact name="Agent" value={agentAbout.filter(Boolean).join(", ") || NOTHING} wide />
-                <Fact name="Machine’s key" value={key} whole />
-                <Fact name="Why not WebRTC" value={reason || NOTHING} whole />
+                <Fact name="Agent" value={agentAbout.filter(Boolean).join(", ") || NOTHING} size="wide" />
+                <Fact name="Machine’s key" value={key} size="whole" />
+                <Fact name="Why not WebRTC" value={reason || NOTHING} size="row" />
             </dl>
             <div class="panel-foot">
                 <ForceChoice />
@@ -93,14 +93,13 @@ function ReaderSwitch() {
 interface FactProps {
     readonly name: string;
     readonly value: string;
-    readonly wide?: boolean;
-    readonly whole?: boolean;
+    /** How much room it has: two cells, three, or a row. */
+    readonly size?: "wide" | "whole" | "row";
 }
 
-function Fact({ name, value, wide = false, whole = false }: FactProps) {
-    const size = whole ? " fact-whole" : wide ? " fact-wide" : "";
+function Fact({ name, value, size }: FactProps) {
     return (
-        <div class={`fact${size}`}>
+        <div class={size ? `fact fact-${size}` : "fact"}>
             <dt>{name}</dt>
             <dd title={value}>{value}</dd>
         </div>
