@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("DOORSTEP_CHROMIUM", "/usr/bin/chromium")
@@ -30,6 +38,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE = 30_000
+"""Milliseconds that the page gets for whatever is expected of it."""
 _LINK = re.compile(r"(http://127\.0\.0\.1:\d+)/#token_hash=\S+")
 _NOT_SECRET = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 
@@ -192,7 +202,8 @@ def new_context(browser: Browser, scale: float) -> Iterator[Callable[..., Browse
                 device_scale_factor=2 if phone else 1,
             )
             stack.callback(context.close)
-            context.set_default_timeout(15_000 * scale)
+            context.set_default_timeout(PATIENCE * scale)
+            expect.set_options(timeout=PATIENCE * scale)
             context.on("weberror", lambda error: complaints.append(str(error.error)))
             context.on("page", lambda page: _listen(page, complaints))
             return context
