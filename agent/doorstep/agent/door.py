@@ -86,7 +86,7 @@ class Door:
         self._sessions: dict[SessionId, Session] = {}  # those that another wire can find
         self._keys: dict[SessionId, PublicKey | None] = {}  # of those who began them
         self._living: set[Session] = set()
-        self.meetings = Meetings(self, roads)
+        self.meetings = Meetings(self, roads, timing)
         self._stopped = False
 
     @property

@@ -17,6 +17,7 @@ from doorstep.protocol.errors import DoorstepError, PeerNotTrusted
 from doorstep.protocol.frame_types import Role
 from doorstep.protocol.ids import AgentId, SessionId
 from doorstep.protocol.proof import PrivateKey, PublicKey
+from doorstep.protocol.timing import Timing
 from doorstep.protocol.trust import TranscriptProofs
 from doorstep.runtime.tasks import TaskOwner
 from doorstep.transport.road import Road
@@ -47,8 +48,9 @@ class House(Protocol):
 class Meetings:
     """Where clients are waited for now."""
 
-    def __init__(self, house: House, roads: Sequence[Road]) -> None:
+    def __init__(self, house: House, roads: Sequence[Road], timing: Timing) -> None:
         self._house = house
+        self._timing = timing
         self._roads = tuple(roads)
         self._waiting: dict[tuple[SessionId, str], asyncio.Task[None]] = {}
 
@@ -100,6 +102,8 @@ class Meetings:
         house, clock = self._house, asyncio.get_running_loop().time
         proofs = TranscriptProofs(house.key, expected=client, required=house.require_proof)
         try:
+            if road.costly:
+                await self._wait_for_others(session_id)
             wire = await road.meet(
                 role=Role.AGENT, session_id=session_id, agent_id=house.agent_id, prover=proofs
             )
@@ -118,3 +122,20 @@ class Meetings:
             kind = EventKind.RESUMED if resumed else EventKind.CONNECTED
             seconds = round(clock() - knocked, 3)
             house.tell(kind, session_id, wire=wire.kind, seconds=seconds, client_key=key)
+            self._spare_costs(session_id)
+
+    async def _wait_for_others(self, session_id: SessionId) -> None:
+        await asyncio.sleep(self._timing.broadcast_pause)
+        costless = {road.kind for road in self._roads if not road.costly}
+        others = [
+            self._waiting[place] for place in self._waiting if place[0] == session_id and place[1] in costless
+        ]
+        if others:
+            await asyncio.wait(others, timeout=self._timing.broadcast_after)
+
+    def _spare_costs(self, session_id: SessionId) -> None:
+        """The session has a wire: those that cost are waited for no more."""
+        for road in self._roads:
+            if road.costly and (task := self._waiting.get((session_id, road.kind))) is not None:
+                self._forget((session_id, road.kind), task)
+                task.cancel()

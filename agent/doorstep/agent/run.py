@@ -26,7 +26,7 @@ from doorstep.protocol.errors import InvalidInput, LinkError, UsageError
 from doorstep.transport.ice_servers import IceServers
 from doorstep.transport.keys import AGENT_KEY, load_key
 from doorstep.transport.relay_socket import relay_url
-from doorstep.transport.road import relay_road
+from doorstep.transport.road import broadcast_road, relay_road
 from doorstep.transport.supervisor import Backoff
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str
             directory=backend,
             key=key,
             require_proof=settings.require_proof,
-            roads=(relay_road(relay, backend.access_token, settings.timing),),
+            roads=(
+                relay_road(relay, backend.access_token, settings.timing),
+                broadcast_road(backend.separate_signaling, settings.timing),
+            ),
             ice_servers=lambda: servers.known,
             timing=settings.timing,
             on_event=on_event,

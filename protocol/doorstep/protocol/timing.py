@@ -63,8 +63,10 @@ class Timing:
     """From the start of a relay's socket to its word that it waits; and again for the sealed handshake."""
     relay_wait: float = 20.0
     """From joining the relay to the other side being there. A knock and a ready are in between."""
+    broadcast_pause: float = 1.0
+    """The other roads get this long before a wire over broadcasts, which costs quota, is opened at all."""
     broadcast_after: float = 5.0
-    """A relay that has brought no wire by then is not waited for: the slow lane over broadcasts is tried."""
+    """A relay that has neither brought a wire nor failed after this long more is not waited for."""
     broadcast_wait: float = 20.0
     """From joining the topic of a broadcast wire to the other side being there."""
     broadcast_open: float = 10.0

@@ -102,6 +102,12 @@ class WirePool:
         if self._wire is None:
             raise ConnectFailed("no wire was opened")
 
+    async def wait_ended(self, kind: str) -> None:
+        """Wait until this kind is not being opened, whatever came of it."""
+        opening = {task for rank, task in self._tasks.items() if self._openers[rank].kind == kind}
+        if opening:
+            await asyncio.wait(opening)
+
     async def close(self) -> None:
         """Stop opening. The wire that carries the session stays: it is the session's."""
         self._closed = True

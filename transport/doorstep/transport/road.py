@@ -6,19 +6,22 @@ Where the place is each side is configured with; no message says it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from doorstep.protocol.frame_types import Role
 from doorstep.protocol.ids import AgentId, SessionId
 from doorstep.protocol.seal import Prover
-from doorstep.protocol.signaling import RELAY
+from doorstep.protocol.signaling import BROADCAST, RELAY
 from doorstep.protocol.timing import Timing
+from doorstep.transport.broadcast import open_broadcast
 from doorstep.transport.relay import open_relay
 from doorstep.transport.relay_socket import Token
+from doorstep.transport.signaling import Signaling
 from doorstep.transport.wire import Wire
 
-__all__ = ["Meet", "Road", "relay_road"]
+__all__ = ["Meet", "Road", "broadcast_road", "relay_road"]
 
 
 class Meet(Protocol):
@@ -39,6 +42,8 @@ class Road:
 
     kind: str
     meet: Meet
+    costly: bool = False
+    """Taken when every other has failed or is late, and given up when one has not: ``Timing.broadcast_*``."""
 
 
 def relay_road(url: str, token: Token, timing: Timing) -> Road:
@@ -56,3 +61,14 @@ def relay_road(url: str, token: Token, timing: Timing) -> Road:
         )
 
     return Road(RELAY, meet)
+
+
+def broadcast_road(signaling: Callable[[], Signaling], timing: Timing) -> Road:
+    """Over the session's own channel; ``signaling`` gives a connection of its own for each wire."""
+
+    async def meet(*, role: Role, session_id: SessionId, agent_id: AgentId, prover: Prover) -> Wire:
+        return await open_broadcast(
+            signaling(), role=role, session_id=session_id, agent_id=agent_id, prover=prover, timing=timing
+        )
+
+    return Road(BROADCAST, meet, costly=True)
