@@ -46,7 +46,7 @@ def enter(page: Page, line: str) -> None:
     page.keyboard.press("Enter")
 
 
-def run(page: Page, line: str, pattern: str, seconds: float = 10.0) -> re.Match[str]:
+def run(page: Page, line: str, pattern: str, seconds: float = 30.0) -> re.Match[str]:
     """Type a line and wait until a row of the screen matches ``pattern`` as a whole."""
     enter(page, line)
     deadline = time.monotonic() + seconds

@@ -122,8 +122,16 @@ def open_forgetful(host: str, protocol: asyncio.DatagramProtocol) -> UdpTranspor
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("end", [0, 1])
-async def test_a_lost_flight_does_not_cost_a_second(end: int, scale: float) -> None:
-    """The client's first flight, the server's: OpenSSL alone would wait 1 s for either."""
+async def test_a_lost_flight_does_not_cost_a_second(end: int) -> None:
+    """The client's first flight, the server's: OpenSSL alone would wait 1 s for either, each time."""
+    for _ in range(5):  # a busy machine may hold one up
+        if await handshake_without_the_first_flight_of(end) < 0.9:
+            return
+    pytest.fail("every handshake took as long as OpenSSL's own patience")
+
+
+async def handshake_without_the_first_flight_of(end: int) -> float:
+    """Seconds that it takes."""
     ices = [IceConnection([], open_forgetful if number == end else open_udp) for number in (0, 1)]
     ices[0].ice_controlling = True
     dtls = [Dtls(ice, process_certificate()) for ice in ices]
@@ -140,8 +148,9 @@ async def test_a_lost_flight_does_not_cost_a_second(end: int, scale: float) -> N
         one.take_role(role)
     await asyncio.gather(*(one.start(fingerprints) for one in dtls))
     assert [one.state for one in dtls] == ["connected", "connected"]
-    assert asyncio.get_running_loop().time() - started < 0.9 * scale
+    took = asyncio.get_running_loop().time() - started
     for one in dtls:
         await one.stop()
     for ice in ices:
         await ice.shut(1)
+    return took
