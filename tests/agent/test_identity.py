@@ -93,12 +93,14 @@ def test_flags_win_over_the_environment(tmp_path: Path) -> None:
         "DOORSTEP_NAME": "from-environment",
         "DOORSTEP_FILE_ROOT": str(tmp_path),
         "DOORSTEP_ICE_SERVERS": '[{"urls": ["turn:example.test"], "username": "u", "credential": "c"}]',
+        "DOORSTEP_ICE_POLICY": "relay",
         "DOORSTEP_REQUIRE_PROOF": "1",
         "DOORSTEP_TIMING_HANGUP": "0.5",
     }
     settings = Settings.from_environment(environment, state_dir=tmp_path, name="from-flag", file_root=None)
     assert (settings.name, settings.file_root, settings.timing.hangup) == ("from-flag", tmp_path, 0.5)
     assert settings.ice_servers == (IceServer(urls=("turn:example.test",), username="u", credential="c"),)
+    assert settings.ice_policy == "relay"
     assert settings.require_proof
     assert Settings.from_environment({}, state_dir=tmp_path).ice_servers == ()
     assert not Settings.from_environment({"DOORSTEP_REQUIRE_PROOF": "0"}, state_dir=tmp_path).require_proof
@@ -109,6 +111,7 @@ def test_flags_win_over_the_environment(tmp_path: Path) -> None:
     [
         ("DOORSTEP_NAME", "a b"),
         ("DOORSTEP_ICE_SERVERS", "turn:x"),
+        ("DOORSTEP_ICE_POLICY", "turn"),
         ("DOORSTEP_REQUIRE_PROOF", "yes"),
         ("DOORSTEP_TIMING_HANGUP", "-1"),
         ("DOORSTEP_TIMING_X", "1"),

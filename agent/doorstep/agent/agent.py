@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from doorstep.agent.door import Door
 from doorstep.agent.events import AgentEvent, EventKind, OnEvent
@@ -50,6 +50,7 @@ class Agent:
         require_proof: bool = False,
         roads: Sequence[Road] = (),
         ice_servers: Callable[[], tuple[IceServer, ...]] = tuple,
+        ice_policy: Literal["all", "relay"] = "all",
         timing: Timing = DEFAULT_TIMING,
         limit: int = SESSIONS_PER_AGENT,
         on_event: OnEvent | None = None,
@@ -81,6 +82,7 @@ class Agent:
             services=self._services,
             about=self._about,
             ice_servers=ice_servers,
+            ice_policy=ice_policy,
             timing=timing,
             limit=limit,
             tell=self._tell,

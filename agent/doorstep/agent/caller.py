@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -76,6 +76,7 @@ class House(Protocol):
     services: Mapping[str, Service]
     about: Mapping[str, Any]
     ice_servers: Callable[[], tuple[IceServer, ...]]
+    ice_policy: Literal["all", "relay"]
     timing: Timing
     key: PrivateKey | None
     require_proof: bool
@@ -323,7 +324,8 @@ class Caller:
     async def _converse(self, serial: int, offer: str, client: PublicKey | None) -> PeerFailed | WireLost:
         from doorstep.transport.webrtc import Peer
 
-        peer = Peer(self._house.ice_servers(), timing=self._house.timing)
+        house = self._house
+        peer = Peer(house.ice_servers(), timing=house.timing, policy=house.ice_policy)
         peer.on_candidate = lambda candidate: self.handle(LocalCandidate(serial, candidate))
         try:
             answer = await peer.accept_offer(offer)

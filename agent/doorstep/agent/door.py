@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from doorstep.agent.caller import Caller
 from doorstep.agent.events import EventKind
@@ -55,6 +55,7 @@ class Door:
         services: Mapping[str, Service],
         about: Mapping[str, Any],
         ice_servers: Callable[[], tuple[IceServer, ...]],
+        ice_policy: Literal["all", "relay"] = "all",
         timing: Timing,
         limit: int,
         tell: Tell,
@@ -66,6 +67,7 @@ class Door:
         self.services = services
         self.about = about
         self.ice_servers = ice_servers
+        self.ice_policy = ice_policy
         self.timing = timing
         self.key = key
         self.require_proof = require_proof

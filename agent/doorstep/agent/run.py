@@ -89,6 +89,7 @@ async def _serve(settings: Settings, on_event: OnEvent | None, reasons: list[str
                 broadcast_road(backend.separate_signaling, settings.timing),
             ),
             ice_servers=lambda: servers.known,
+            ice_policy=settings.ice_policy,
             timing=settings.timing,
             on_event=on_event,
         )
@@ -128,6 +129,8 @@ async def _sign_in(settings: Settings, identity: Identity, on_event: OnEvent | N
 async def _ice_servers(settings: Settings, backend: Backend, relay: str) -> AsyncGenerator[IceServers, None]:
     """Those of the settings, and the back end's, kept fresh so that no answer waits for them."""
     servers = IceServers(relay, configured=settings.ice_servers, timing=settings.timing)
+    async with servers.asked_beside(backend) as soon:
+        await soon()  # the first knock may come at once
     keeping = asyncio.create_task(servers.keep(backend), name="keep ICE servers")
     try:
         yield servers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from doorstep.agent.identity import agent_name
 from doorstep.protocol.errors import InvalidInput
@@ -30,6 +30,8 @@ class Settings:
     """Directory the ``files`` service shares; None = the user's home."""
     ice_servers: tuple[IceServer, ...] = ()
     """STUN and TURN servers, beside those that the back end gives. No others are contacted."""
+    ice_policy: Literal["all", "relay"] = "all"
+    """``relay``: WebRTC by TURN servers only; no client is told an address of this machine."""
     relay: str = PATH
     """The relay's URL, or a path at the back end."""
     timing: Timing = DEFAULT_TIMING
@@ -42,8 +44,8 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], **flags: object) -> Self:
-        """Read DOORSTEP_NAME, DOORSTEP_FILE_ROOT, DOORSTEP_ICE_SERVERS (JSON list), DOORSTEP_RELAY_URL,
-        DOORSTEP_REQUIRE_PROOF (1 or 0) and DOORSTEP_TIMING_*.
+        """Read DOORSTEP_NAME, DOORSTEP_FILE_ROOT, DOORSTEP_ICE_SERVERS (JSON list), DOORSTEP_ICE_POLICY (all
+        or relay), DOORSTEP_RELAY_URL, DOORSTEP_REQUIRE_PROOF (1 or 0) and DOORSTEP_TIMING_*.
 
         ``flags`` that are not None win. Raises :class:`InvalidInput`.
         """
@@ -54,6 +56,8 @@ class Settings:
             chosen["file_root"] = Path(root)
         if servers := ice_servers_from(environment):
             chosen["ice_servers"] = servers
+        if policy := environment.get("DOORSTEP_ICE_POLICY"):
+            chosen["ice_policy"] = _policy("DOORSTEP_ICE_POLICY", policy)
         if relay := environment.get("DOORSTEP_RELAY_URL"):
             chosen["relay"] = relay
         if required := environment.get("DOORSTEP_REQUIRE_PROOF"):
@@ -67,3 +71,9 @@ def _flag(name: str, text: str) -> bool:
     if text not in ("0", "1"):
         raise InvalidInput(name, "must be 1 or 0")
     return text == "1"
+
+
+def _policy(name: str, text: str) -> str:
+    if text not in ("all", "relay"):
+        raise InvalidInput(name, "must be all or relay")
+    return text

@@ -172,7 +172,9 @@ class StackUser:
 class Stack:
     """A hub process, and accounts and agent processes that talk to it over HTTP and WebSocket only."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str], scale: float) -> None:
+    def __init__(
+        self, directory: Path, environment: Mapping[str, str], scale: float, hub_options: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.scale = scale
         self.port = free_port()
@@ -181,7 +183,8 @@ class Stack:
         self._exit = AsyncExitStack()
         self._agents = 0
         state = directory / "back-end"
-        self.hub = self._program("hub", ["hub", "--port", str(self.port), "--state-dir", str(state)])
+        options = ["--port", str(self.port), "--state-dir", str(state), *hub_options]
+        self.hub = self._program("hub", ["hub", *options])
         self._secrets = state / "hub" / "secrets.json"
 
     @property
@@ -243,10 +246,14 @@ class Stack:
 
 @asynccontextmanager
 async def stack(
-    directory: Path, *, environment: Mapping[str, str] | None = None, scale: float = 1.0
+    directory: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    scale: float = 1.0,
+    hub_options: Sequence[str] = (),
 ) -> AsyncGenerator[Stack]:
     """Run a hub process for the time of a test. ``scale`` stretches the deadlines of slow machines."""
-    running = Stack(directory, environment or {}, scale)
+    running = Stack(directory, environment or {}, scale, hub_options)
     try:
         await running.start_hub()
         yield running
