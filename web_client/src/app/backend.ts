@@ -13,6 +13,7 @@ import { relayUrl } from "../protocol/relay.ts";
 import type { IceServer } from "../protocol/signaling.ts";
 import { DEFAULT_TIMING } from "../protocol/timing.ts";
 import { Observable, type Unwatch } from "../runtime/observable.ts";
+import { IceServers } from "../transport/ice_servers.ts";
 import { RealtimeSignaling } from "../transport/realtime.ts";
 import { type Road, relayRoad } from "../transport/road.ts";
 import { Peer } from "../transport/webrtc.ts";
@@ -38,6 +39,7 @@ export class Home {
     private readonly iceServers: readonly IceServer[];
     private readonly backend: string;
     private readonly roads: readonly Road[];
+    private readonly moreServers: IceServers | null;
     readonly known = new KnownAgents(localStorage);
     private key: Promise<Signer | null> | null = null;
     private readonly unwatch: Unwatch;
@@ -49,7 +51,11 @@ export class Home {
         this.backend = config.url;
         this.signaling = new RealtimeSignaling(client, DEFAULT_TIMING);
         this.agents = new Agents(client, this.signaling, user.id, DEFAULT_TIMING);
-        this.roads = roadsOf(client, config);
+        const relay = relayOf(config);
+        const token = () => accessToken(client);
+        this.roads = relay === null ? [] : [relayRoad(relay, token, DEFAULT_TIMING)];
+        this.moreServers = relay === null ? null : new IceServers(relay, token, DEFAULT_TIMING);
+        void this.moreServers?.soon();
         this.unwatch = force.watch(() => {
             for (const workspace of this.workspaces.values()) workspace.connection.reroute();
         });
@@ -73,6 +79,7 @@ export class Home {
                     () => this.introduced(agentId),
                 ),
             makePeer: (iceServers, policy) => new Peer(iceServers as RTCIceServer[], DEFAULT_TIMING, policy),
+            moreServers: async () => (await this.moreServers?.soon()) ?? [],
             roads: this.roads,
             force: () => force.value,
         });
@@ -175,12 +182,13 @@ export async function signOut(): Promise<void> {
     await client?.auth.signOut({ scope: "local" });
 }
 
-function roadsOf(supabase: SupabaseClient, { url, relay }: Config): Road[] {
+/** Where the relay is; null if that cannot be a place for access tokens. */
+function relayOf({ url, relay }: Config): string | null {
     try {
-        return [relayRoad(relayUrl(url, relay), () => accessToken(supabase), DEFAULT_TIMING)];
+        return relayUrl(url, relay);
     } catch (error) {
         console.warn("config.json:", (error as Error).message);
-        return [];
+        return null;
     }
 }
 

@@ -21,7 +21,7 @@ import type { Trust } from "./trust.ts";
 
 export type { Knocking, PeerLike, Status } from "./connector.ts";
 
-type Shared = "agentId" | "agents" | "signaling" | "iceServers" | "timing" | "makePeer";
+type Shared = "agentId" | "agents" | "signaling" | "iceServers" | "moreServers" | "timing" | "makePeer";
 
 export interface ConnectionOptions extends Pick<ConnectorOptions, Shared> {
     /** Without it this is a plain client: it proves nothing and believes every agent. */

@@ -3,6 +3,7 @@
 import { Attempt, type AttemptEffect, type AttemptEvent, type AttemptState } from "../protocol/attempt.ts";
 import { ConnectFailed, MalformedMessage, PeerNotTrusted, Unauthorized } from "../protocol/errors.ts";
 import { signalingTopic } from "../protocol/ids.ts";
+import { ICE_SERVERS } from "../protocol/limits.ts";
 import { dump, type IceServer, type Message, type ProofFields, parse } from "../protocol/signaling.ts";
 import type { Timing } from "../protocol/timing.ts";
 import type { Unwatch } from "../runtime/observable.ts";
@@ -41,6 +42,8 @@ export interface ConnectorOptions {
     readonly agents: Knocking;
     readonly signaling: Signaling;
     readonly iceServers: readonly IceServer[];
+    /** Further ones, soon, each time an offer is to be made. */
+    readonly moreServers?: () => Promise<readonly IceServer[]>;
     readonly timing: Timing;
     /** Without it this is a plain client: it proves nothing and believes every agent. */
     readonly trust?: Trust | undefined;
@@ -57,6 +60,9 @@ export interface ConnectorOptions {
     /** Hears every state once, in order. */
     readonly onStatus?: (status: Status) => void;
 }
+
+/** The states in which an offer may be wanted. */
+const IN_TRY: readonly AttemptState[] = ["requesting", "waiting-ready", "creating-offer"];
 
 /** Used once: `connect()` makes a wire that carries the session, or throws and leaves nothing behind. */
 export class Connector {
@@ -221,7 +227,7 @@ export class Connector {
                     .catch((error: Error) => console.debug(error.message));
                 return;
             case "create-offer":
-                void this.createOffer(effect.serial, effect.iceServers ?? this.options.iceServers);
+                void this.createOffer(effect.serial, effect.iceServers ?? []);
                 return;
             case "apply-answer":
                 void this.applyAnswer(effect.serial, effect.sdp, effect.proof);
@@ -296,8 +302,13 @@ export class Connector {
         return this.channel.send(...dump(message));
     }
 
-    private async createOffer(serial: number, iceServers: readonly IceServer[]): Promise<void> {
+    /** `agents` are the ICE servers that the agent names. */
+    private async createOffer(serial: number, agents: readonly IceServer[]): Promise<void> {
+        const { iceServers: own, moreServers } = this.options;
         try {
+            const more = (await moreServers?.()) ?? [];
+            if (serial !== this.machine.serial || !IN_TRY.includes(this.machine.state)) return;
+            const iceServers = [...own, ...more, ...agents].slice(0, ICE_SERVERS);
             const peer = this.options.makePeer(iceServers, this.options.policy ?? "all");
             this.peer = peer;
             peer.onCandidate = (candidate) => this.dispatch({ type: "local-candidate", serial, candidate });

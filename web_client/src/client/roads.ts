@@ -19,9 +19,17 @@ export type Force = "direct" | "turn" | "relay";
 export interface RoadsOptions
     extends Pick<
         ConnectorOptions,
-        "agentId" | "sessionId" | "agents" | "signaling" | "timing" | "trust" | "makePeer" | "onStatus"
+        | "agentId"
+        | "sessionId"
+        | "agents"
+        | "signaling"
+        | "iceServers"
+        | "moreServers"
+        | "timing"
+        | "trust"
+        | "makePeer"
+        | "onStatus"
     > {
-    readonly iceServers: readonly IceServer[];
     /** In order of preference, after WebRTC. */
     readonly roads: readonly Road[];
     readonly force: Force | null;
@@ -93,14 +101,16 @@ export class Roads {
 
     /** Knock; with an offer if this is for WebRTC. */
     private async connect(carry: Carry, signal: AbortSignal, offers = true): Promise<void> {
+        const { force, makePeer } = this.options;
         const connector = new Connector({
             ...this.options,
             carry,
             offers,
             capabilities: () => [...this.coming.keys()],
             onReady: (capabilities) => this.ready(capabilities),
-            iceServers: this.servers(),
-            policy: this.options.force === "turn" ? "relay" : "all",
+            makePeer: (servers, policy) =>
+                makePeer(force === "direct" ? withoutTurn(servers) : servers, policy),
+            policy: force === "turn" ? "relay" : "all",
         });
         const stop = () => connector.cancel(UNWANTED);
         signal.addEventListener("abort", stop, { once: true });
@@ -172,11 +182,6 @@ export class Roads {
                 if (!late || !this.connector || signal.aborted) throw error;
             }
         }
-    }
-
-    private servers(): readonly IceServer[] {
-        const { iceServers, force } = this.options;
-        return force === "direct" ? withoutTurn(iceServers) : iceServers;
     }
 }
 

@@ -15,6 +15,8 @@ export interface Timing {
     readonly retryPause: number;
     /** ICE gathering before the description goes out; late candidates follow. */
     readonly gather: number;
+    /** An offer waits this long for the back end's ICE servers. */
+    readonly iceServers: number;
     /** A lone presence leave counts only after this: an update is a leave and a join. */
     readonly presenceDebounce: number;
     /** First pause of the Realtime supervisor; doubles, with full jitter. */
@@ -53,6 +55,7 @@ export const DEFAULT_TIMING: Timing = Object.freeze({
     total: 30,
     retryPause: 3,
     gather: 1,
+    iceServers: 0.3,
     presenceDebounce: 1.5,
     reconnectFirst: 1,
     reconnectCap: 60,
