@@ -20,17 +20,23 @@ Contexts = Callable[..., BrowserContext]
 WAIT = 60_000
 """Milliseconds: long enough for a machine that stands still now and then."""
 
-NOTE_PEERS = """
-window.__peers = [];
-const Real = window.RTCPeerConnection;
-window.RTCPeerConnection = class extends Real {
+NOTE_WIRES = """
+window.__wires = [];
+const { RTCPeerConnection: Peer, WebSocket: Socket } = window;
+window.RTCPeerConnection = class extends Peer {
     constructor(...options) {
         super(...options);
-        window.__peers.push(this);
+        window.__wires.push(this);
+    }
+};
+window.WebSocket = class extends Socket {
+    constructor(...options) {
+        super(...options);
+        if (String(options[0]).includes("/relay/")) window.__wires.push(this);
     }
 };
 """
-CUT = "window.__peers.filter(peer => peer.connectionState !== 'closed').forEach(peer => peer.close())"
+CUT = "window.__wires.splice(0).forEach(wire => wire.close())"
 COUNT = """i=0; until [ -e "$HOME/enough" ]; do i=$((i+1)); printf '%d,' $i; sleep 0.05; done; echo end-$i"""
 """A row of numbers without an end, until the test says that it has enough."""
 
@@ -39,7 +45,7 @@ COUNT = """i=0; until [ -e "$HOME/enough" ]; do i=$((i+1)); printf '%d,' $i; sle
 def tall(new_context: Contexts) -> Page:
     """A page whose screen holds all the numbers, and which can be cut off from the machine."""
     page = new_context(width=1280, height=3000).new_page()
-    page.add_init_script(NOTE_PEERS)
+    page.add_init_script(NOTE_WIRES)
     return page
 
 
@@ -62,9 +68,8 @@ def wait_beyond(page: Page, number: int) -> None:
 
 def cut(page: Page) -> None:
     """Take the wire away under the page; wait until another one brings more."""
-    made = page.evaluate("window.__peers.length")
     page.evaluate(CUT)
-    page.wait_for_function(f"window.__peers.length > {made}", timeout=WAIT)
+    page.wait_for_function("window.__wires.length > 0", timeout=WAIT)
     expect(page.get_by_test_id("connection-state")).to_have_text("connected", timeout=WAIT)
     wait_beyond(page, highest(page))
 
@@ -138,6 +143,10 @@ def test_the_hub_may_be_gone_and_come_back(tall: Page, tmp_path: Path, scale: fl
         expect(row(tall, "smithy").get_by_test_id("agent-state")).to_have_text("online", timeout=WAIT)
         open_machine(tall, "smithy")
         before = shell_id(tall)
+        tall.get_by_role("button", name="Connection details").click()
+        expect(tall.get_by_test_id("connection-panel")).to_contain_text("WebRTC", timeout=WAIT)
+        tall.get_by_role("button", name="Connection details").click()
+        tall.get_by_role("textbox", name="Terminal 1").focus()
         enter(tall, COUNT)
         wait_beyond(tall, 5)
         hub.kill()

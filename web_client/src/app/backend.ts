@@ -110,7 +110,7 @@ export class Home {
         void this.agents.load();
     }
 
-    /** The page goes away for good: the machines need not wait for it. */
+    /** The page goes away for good: machines that still hear of it need not wait for it. */
     leave(): void {
         for (const workspace of this.workspaces.values()) workspace.connection.close("the page was closed");
     }
