@@ -47,6 +47,7 @@ class CannotListen(click.ClickException):
     envvar="DOORSTEP_RELAY_URL",
     help="A relay elsewhere that the page shall use [default: the hub's own].",
 )
+@click.option("--no-relay", is_flag=True, help="Serve no relay, as a plain Supabase project does.")
 @hub_options
 @turn_options
 @state_dir_option
@@ -59,6 +60,7 @@ def hub(
     public_url: str | None,
     allowed_hosts: tuple[str, ...],
     relay_url: str | None,
+    no_relay: bool,
     settings: dict[str, Any],
     turn_urls: tuple[str, ...],
     turn_secret_file: Path | None,
@@ -80,6 +82,7 @@ def hub(
         port=port,
         public_url=public_url,
         allowed_hosts=allowed_hosts,
+        relay_served=not no_relay,
         relay_url=_checked(relay_url),
         turn=turn_config(turn_urls, turn_secret_file),
         **settings,

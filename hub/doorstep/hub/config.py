@@ -127,6 +127,8 @@ class HubConfig:
     """Shortest password accepted for a new account."""
     realtime: RealtimeLimits = field(default_factory=RealtimeLimits)
     relay: RelayLimits = field(default_factory=RelayLimits)
+    relay_served: bool = True
+    """Whether there is a relay here; on a plain Supabase project there is none."""
     relay_url: str | None = None
     """Where the page finds the relay, if that is not this hub's own: a URL of ws, wss, http or https."""
     turn: TurnConfig | None = None

@@ -34,7 +34,8 @@ def of_hub(hub: Services) -> list[BaseRoute]:
         grant = await grant_for(hub, claims.subject, Topic(signaling_topic(agent), True))
         return "hub" if grant & Grant.BROADCAST == Grant.BROADCAST else None
 
-    return routes(Relay(hub.config.relay, verify, authorise), hub.config.turn)
+    found = routes(Relay(hub.config.relay, verify, authorise), hub.config.turn)
+    return [route for route in found if hub.config.relay_served or not isinstance(route, WebSocketRoute)]
 
 
 def routes(relay: Relay, turn: TurnConfig | None) -> list[BaseRoute]:
