@@ -289,11 +289,19 @@ class Connector:
         except MalformedMessage as error:
             logger.info("dropped a message about agent %s: %s", self._target.agent_id, error)
             return
+        if self._is_late(message):
+            logger.info("agent %s: a ready for an earlier knock is ignored", self._target.agent_id)
+            return
         waited = self._machine.state in (AttemptState.REQUESTING, AttemptState.WAITING_READY)
         self._handle(message)
         answered = waited and self._machine.state in _ANSWERED
         if answered and isinstance(message, ConnectionReady) and self._on_ready is not None:
             self._on_ready(message.capabilities)
+
+    def _is_late(self, message: Message) -> bool:
+        if self._trust is None or not isinstance(message, ConnectionReady) or message.answer is not None:
+            return False
+        return self._trust.is_late(message.proof)
 
     def _on_lost(self, reason: str) -> None:
         if self._machine.serial and self._machine.state is not AttemptState.IDLE:

@@ -12,15 +12,16 @@ from doorstep.client.agent import Agent
 from doorstep.client.force import Force
 from doorstep.client.force import check as check_force
 from doorstep.client.keeping import Keeper
-from doorstep.client.login import stored
+from doorstep.client.login import signed_in, stored
 from doorstep.client.progress import OnState
 from doorstep.client.way import Way
 from doorstep.protocol.relay import PATH
-from doorstep.protocol.signaling import IceServer
+from doorstep.protocol.signaling import BROADCAST, RELAY, IceServer
 from doorstep.protocol.timing import Timing
 from doorstep.transport.credentials import state_dir as default_state_dir
 from doorstep.transport.ice_servers import IceServers, ice_servers_from
 from doorstep.transport.relay_socket import relay_url
+from doorstep.transport.road import broadcast_road, relay_road
 
 if TYPE_CHECKING:
     from doorstep.transport.credentials import Credentials
@@ -45,7 +46,8 @@ def connect(
     """Connect to one of your agents, by ``await`` (close it yourself) or ``async with``.
 
     WebRTC and the relay are tried side by side: the first that is ready carries the session, WebRTC takes
-    over when it comes, and is tried again while it does not. ``force`` allows one kind of wire only, see
+    over when it comes, and is tried again while it does not. Where neither goes, terminals and calls go over
+    the back end's broadcasts, slowly. ``force`` allows one kind of wire only, see
     :data:`~doorstep.client.force.Force`. ``relay`` is the relay's URL, or a path at the back end; None takes
     DOORSTEP_RELAY_URL, or the back end's own.
 
@@ -71,10 +73,14 @@ def connect(
         relay_at = relay_url(who.url, place)
         way = Way(
             name_or_id,
-            who,
+            who.url,
+            lambda: signed_in(who, waits),
             timing=waits,
             ice_servers=_servers_of(relay_at, ice_servers, waits),
-            relay=relay_at,
+            roads={
+                RELAY: lambda host: relay_road(relay_at, host.access_token, waits),
+                BROADCAST: lambda host: broadcast_road(host.separate_signaling, waits),
+            },
             state_dir=state_dir or who.directory or default_state_dir(),
             on_state=on_state,
             force=force,

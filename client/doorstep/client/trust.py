@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from doorstep.client.known import KnownAgents, Stranger, changed
@@ -31,14 +31,14 @@ class Trust:
         known: KnownAgents,
         agent: Stranger,
         session_id: SessionId | None,
-        public_key: str | None,
     ) -> None:
-        """``public_key`` is what the agent's row says."""
         self._known = known
         self._agent = agent
-        self._row = public_key
+        self._row: str | None = None
         self.key = key
         """Our own."""
+        self.on_met: Callable[[PublicKey | None], None] = lambda _: None
+        """Told whom we have met: the key of the agent that is meant, None if it has none."""
         self._proofs = ClientProofs(key, agent.id, session_id, secrets.token_bytes)
 
     @classmethod
@@ -51,10 +51,8 @@ class Trust:
         :class:`InvalidInput` when a file of the state directory is damaged.
         """
         key = await asyncio.to_thread(_own_key, directory)
-        trust = cls(key, KnownAgents(directory), agent, session_id, public_key)
-        named = trust._named()
-        if named is not None:
-            await asyncio.to_thread(trust._compare, named)
+        trust = cls(key, KnownAgents(directory), agent, session_id)
+        await trust.renew(public_key)
         return trust
 
     def request(self, message: Request) -> Request:
@@ -67,6 +65,17 @@ class Trust:
         if shown is not None:
             await asyncio.to_thread(self._compare, shown)
         return self._proofs.offer(message)
+
+    def is_late(self, ready: Mapping[str, str] | None) -> bool:
+        """Whether a ``connection-ready`` that answers no offer is for an earlier knock of ours."""
+        return self._proofs.is_late(ready)
+
+    async def renew(self, public_key: str | None) -> None:
+        """What the agent's row says has been read again. Raises :class:`PeerNotTrusted`."""
+        self._row = public_key
+        named = self._named()
+        if named is not None:
+            await asyncio.to_thread(self._compare, named)
 
     async def answer(self, sdp: str, proof: Mapping[str, str] | None) -> None:
         """Return if the answer comes from the agent that is meant; pin its key at the first contact.
@@ -84,6 +93,7 @@ class Trust:
             await asyncio.to_thread(self._refuse_without_proof)
         else:
             await asyncio.to_thread(self._check, shown)
+        self.on_met(shown)
 
     def _check(self, shown: PublicKey) -> None:
         named = self._named()

@@ -4,7 +4,7 @@
 
     Way ── WirePool ─┬─ webrtc ──▶ Connector, which knocks, and says by which other roads we come
          │           ├─ relay ───▶ Road.meet, proved by the handshake's transcript
-         │           └─ …
+         │           └─ broadcast  likewise, when the others have failed or are late
          └─ Visit: the login, the agent's row, whom we believe; held while a road or its wire needs it
 
 A road of the second kind waits for an agent that promises to come (``connection-ready``). One that does not
@@ -16,17 +16,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from doorstep.client.attempts import Connector, Target
 from doorstep.client.force import Force
 from doorstep.client.known import Stranger
-from doorstep.client.login import signed_in
+from doorstep.client.peering import OpenPeer
 from doorstep.client.progress import OnState, Progress
 from doorstep.client.shared import Shared
 from doorstep.client.trust import Trust
@@ -36,28 +36,31 @@ from doorstep.protocol.errors import (
     ConnectionRefused,
     DeadlineExceeded,
     DoorstepError,
+    InvalidInput,
     PeerNotTrusted,
     SignalingLost,
     Unauthorized,
     UsageError,
 )
-from doorstep.protocol.ids import SessionId
-from doorstep.protocol.signaling import RELAY
+from doorstep.protocol.ids import SessionId, UserId
 from doorstep.protocol.timing import Timing
 from doorstep.protocol.trust import TranscriptProofs
 from doorstep.runtime import Role, Session
 from doorstep.runtime.tasks import TaskOwner
 from doorstep.transport.certificate import warm_up
 from doorstep.transport.pool import Carry, Opener, WirePool
-from doorstep.transport.road import Road, relay_road
+from doorstep.transport.road import Road
+from doorstep.transport.signaling import Signaling
 from doorstep.transport.wire import Wire
 
 if TYPE_CHECKING:
-    from doorstep.transport.backend import AgentRow, Backend
-    from doorstep.transport.credentials import Credentials
+    import httpx
+
+    from doorstep.protocol.proof import PublicKey
+    from doorstep.transport.backend import AgentRow
     from doorstep.transport.ice_servers import IceServers
 
-__all__ = ["Visit", "Way", "ends_all"]
+__all__ = ["Host", "MakeRoad", "Way", "ends_all"]
 
 _log = logging.getLogger("doorstep.client")
 
@@ -73,22 +76,46 @@ def ends_all(error: DoorstepError) -> bool:
     return isinstance(error, UsageError | PeerNotTrusted | AgentUnreachable)
 
 
+class Host(Protocol):
+    """What is needed of a back end that we are signed in to, as ``transport.backend.Backend`` has it."""
+
+    @property
+    def user_id(self) -> UserId: ...
+
+    @property
+    def http(self) -> httpx.AsyncClient: ...
+
+    async def access_token(self) -> str: ...
+
+    async def find_agent(self, name_or_id: str) -> AgentRow: ...
+
+    def separate_signaling(self) -> ClosingSignaling: ...
+
+
+class ClosingSignaling(Signaling, Protocol):
+    """Signaling that is ours to close."""
+
+    async def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Visit:
     """What the roads share while one of them is in use."""
 
-    backend: Backend
+    host: Host
     row: AgentRow
     trust: Trust
 
 
-MakeRoad = Callable[[Visit], Road]
+MakeRoad = Callable[[Host], Road]
+SignIn = Callable[[], AbstractAsyncContextManager[Host]]
 
 
 class _Coming:
     """Where we wait for the agent by one road, and what it has said to that."""
 
     def __init__(self) -> None:
+        self.costly = False
         self.promised = False
         self.vain: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails when the agent will not come."""
@@ -105,34 +132,39 @@ class Way:
     def __init__(
         self,
         name_or_id: str,
-        credentials: Credentials,
+        backend: str,
+        sign_in: SignIn,
         *,
         timing: Timing,
         ice_servers: IceServers,
-        relay: str,
+        roads: Mapping[str, MakeRoad],
         state_dir: Path,
         on_state: OnState | None = None,
         force: Force | None = None,
+        open_peer: OpenPeer | None = None,
     ) -> None:
-        """``relay`` is the URL of one; where there is none, that road is closed."""
+        """``backend`` is its URL, as pins are noted for it. ``roads`` are those besides WebRTC, by their kind
+        and in order of preference.
+        """
         self.name = ""
         self._agent = name_or_id
-        self._credentials = credentials
+        self._backend = backend.rstrip("/")
+        self._sign_in = sign_in
+        self._roads = dict(roads)
+        self._open_peer = open_peer
         self._timing = timing
         self._ice_servers = ice_servers
         self._state_dir = state_dir
         self._force = force
         self._progress = Progress(on_state)
         self._visiting = Shared(self._visit)
+        self._trust: Trust | None = None
         self._coming: dict[str, _Coming] = {}
         self._until = 0.0
         self._tasks = TaskOwner()
         session_id = SessionId(secrets.token_urlsafe(16))
         self.session = Session(role=Role.CLIENT, session_id=session_id, timing=timing)
         self.session.relay_reason = self._reason
-        self._roads: dict[str, MakeRoad] = {
-            RELAY: lambda visit: relay_road(relay, visit.backend.access_token, timing)
-        }
         self.pool = WirePool(self._openers(), self.session.carry, timing=timing, is_final=ends_all)
 
     def _openers(self) -> list[Opener]:
@@ -140,8 +172,10 @@ class Way:
         if self._force in self._roads:
             return [Opener(self._force, partial(self._knock_and_meet, self._force))]
         webrtc = Opener(WEBRTC, self._connect)
-        if self._force is not None:
+        if self._force in ("direct", "turn"):
             return [webrtc]
+        if self._force is not None:
+            raise InvalidInput("force", f"this client has no road called {self._force}")
         return [webrtc, *(Opener(kind, partial(self._meet, kind)) for kind in self._roads)]
 
     def _reason(self) -> str:
@@ -164,6 +198,7 @@ class Way:
         try:
             async with self._visiting.held():
                 await self.pool.open(anew=True)
+            self.session.connect_ms = self._progress.steps
         finally:
             self._until = 0.0
 
@@ -184,13 +219,25 @@ class Way:
     async def _visit(self) -> AsyncGenerator[Visit]:
         """Sign in and look the agent up."""
         async with AsyncExitStack() as stack:
-            backend = await stack.enter_async_context(signed_in(self._credentials, self._timing))
-            await stack.enter_async_context(self._ice_servers.asked_beside(backend))
-            row = await backend.find_agent(self._agent)
+            host = await stack.enter_async_context(self._sign_in())
+            await stack.enter_async_context(self._ice_servers.asked_beside(host))
+            row = await host.find_agent(self._agent)
             self._agent, self.name = row.id, row.name
-            stranger = Stranger(self._credentials.url.rstrip("/"), row.id, row.name)
-            trust = await Trust.open(self._state_dir, stranger, self.session.id, row.public_key)
-            yield Visit(backend, row, trust)
+            yield Visit(host, row, await self._trust_in(row))
+
+    def _met_agent(self, key: PublicKey | None) -> None:
+        self.session.agent_key = "" if key is None else key.fingerprint
+
+    async def _trust_in(self, row: AgentRow) -> Trust:
+        """What was proved to an earlier knock of the session stays known."""
+        if self._trust is None:
+            stranger = Stranger(self._backend, row.id, row.name)
+            self._trust = await Trust.open(self._state_dir, stranger, self.session.id, row.public_key)
+            self._trust.on_met = self._met_agent
+            self.session.client_key = self._trust.key.public.fingerprint
+        else:
+            await self._trust.renew(row.public_key)
+        return self._trust
 
     def _distrust(self, error: PeerNotTrusted) -> None:
         """Who is not trusted on one road ends a session that runs on another: which one is the agent?"""
@@ -205,6 +252,7 @@ class Way:
         async with self._connector(carry, timing) as connector:
             try:
                 await connector.connect()
+                self._spare_costs()
             except PeerNotTrusted as error:
                 self._distrust(error)
                 raise
@@ -220,10 +268,10 @@ class Way:
     ) -> AsyncGenerator[Connector]:
         async with (
             self._visiting.held() as visit,
-            self._ice_servers.asked_beside(visit.backend) as more_servers,
+            self._ice_servers.asked_beside(visit.host) as more_servers,
         ):
-            signaling = visit.backend.separate_signaling()
-            target = Target(user_id=visit.backend.user_id, agent_id=visit.row.id, session_id=self.session.id)
+            signaling = visit.host.separate_signaling()
+            target = Target(user_id=visit.host.user_id, agent_id=visit.row.id, session_id=self.session.id)
             try:
                 yield Connector(
                     target,
@@ -235,6 +283,7 @@ class Way:
                     session=self.session,
                     carry=carry,
                     offers=offers,
+                    open_peer=self._open_peer,
                     force=self._force,
                     capabilities=lambda: tuple(self._coming),
                     on_ready=self._agent_ready,
@@ -252,19 +301,25 @@ class Way:
     # By a road where both sides come.
 
     async def _meet(self, kind: str, carry: Carry) -> None:
+        coming = self._coming[kind] = _Coming()  # before anybody can have knocked
         async with AsyncExitStack() as stack:
-            visit = await stack.enter_async_context(self._visiting.held())
-            wire = await self._met(kind, visit)
+            try:
+                visit = await stack.enter_async_context(self._visiting.held())
+                wire = await self._met(self._roads[kind](visit.host), visit, coming)
+            finally:
+                if self._coming.get(kind) is coming:
+                    del self._coming[kind]
             await carry(wire)
+            self._spare_costs()
             self._tasks.spawn(_hold(wire, stack.pop_all()), f"doorstep-hold-{kind}")
         self._progress.carried(kind)
 
-    async def _met(self, kind: str, visit: Visit) -> Wire:
+    async def _met(self, road: Road, visit: Visit, coming: _Coming) -> Wire:
         """A wire to the agent that is meant, and no other."""
-        coming = self._coming[kind] = _Coming()
+        coming.costly = road.costly
         until = self._now() + self._left()
         meeting = asyncio.create_task(
-            self._keep_meeting(self._roads[kind](visit), visit, until), name=f"doorstep-meet-{kind}"
+            self._keep_meeting(road, visit, until), name=f"doorstep-meet-{road.kind}"
         )
         try:
             either: set[asyncio.Future[Any]] = {meeting, coming.vain}
@@ -274,9 +329,6 @@ class Way:
         except BaseException:
             await _undo(meeting)
             raise
-        finally:
-            if self._coming.get(kind) is coming:
-                del self._coming[kind]
         return self._judged(meeting)
 
     def _judged(self, meeting: asyncio.Task[Wire]) -> Wire:
@@ -291,6 +343,8 @@ class Way:
 
     async def _keep_meeting(self, road: Road, visit: Visit, until: float) -> Wire:
         """Come again when nobody came in time: an agent hears of us with every knock."""
+        if road.costly and self._force != road.kind:
+            await self._wait_for_others(road)
         while True:
             proofs = TranscriptProofs(visit.trust.key)
             try:
@@ -309,6 +363,19 @@ class Way:
             await wire.close("the peer is not trusted")
             raise
         return wire
+
+    async def _wait_for_others(self, road: Road) -> None:
+        await asyncio.sleep(self._timing.broadcast_pause)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.broadcast_after):
+                for kind in self._roads.keys() - {road.kind}:
+                    await self.pool.wait_ended(kind)
+
+    def _spare_costs(self) -> None:
+        """There is a wire: those that are only being opened for want of one are not."""
+        for coming in self._coming.values():
+            if coming.costly:
+                coming.give_up("a better wire carries the session")
 
     async def _knock_and_meet(self, kind: str, carry: Carry) -> None:
         """This road only: somebody has to knock."""

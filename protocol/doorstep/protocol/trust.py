@@ -42,6 +42,8 @@ __all__ = ["AgentProofs", "ClientProofs", "Random", "TranscriptProofs"]
 Random = Callable[[int], bytes]
 """Gives so many unpredictable bytes, as ``secrets.token_bytes``."""
 
+_EARLIER = 16
+"""Attempts that are remembered."""
 _BETWEEN = "the back end, or somebody on it, has changed what the two peers say to each other"
 
 
@@ -52,12 +54,15 @@ class ClientProofs:
         self._key = key
         self._ids = ((session or "").encode(), agent.encode())
         self._random = random
+        self._earlier: list[bytes] = []
         self._client = b""
         self._agent = b""
         self._ours: tuple[str, ...] = ()
 
     def request(self, message: ConnectionRequest) -> ConnectionRequest:
         """Begin an attempt: return the request with its proof."""
+        if self._client:
+            self._earlier = [*self._earlier[1 - _EARLIER :], self._client]
         self._client, self._agent, self._ours = self._random(NONCE_BYTES), b"", ()
         return msgspec.structs.replace(message, proof=self._prove(message.offer))
 
@@ -67,6 +72,19 @@ class ClientProofs:
         Raises :class:`PeerNotTrusted`.
         """
         return self._check(proof, (), ())
+
+    def is_late(self, proof: Mapping[str, str] | None) -> bool:
+        """Whether this is the agent's word to an earlier attempt, which it may have slept through."""
+        if proof is None:
+            return False
+        try:
+            given = Proof.parse(proof)
+        except InvalidInput:
+            return False
+        return any(
+            given.holds(_statement(Role.AGENT, self._ids, nonce, given.nonce, (), ()))
+            for nonce in self._earlier
+        )
 
     def offer(self, message: Offer) -> Offer:
         """Return the offer with its proof."""
