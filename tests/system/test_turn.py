@@ -68,6 +68,19 @@ async def test_both_sides_by_turn_alone(tmp_path: Path, server: Coturn, transpor
             assert {"sign-in", "requesting", "connecting"} <= steps.keys()
 
 
+async def test_candidates_that_come_late_are_enough(tmp_path: Path, server: Coturn, scale: float) -> None:
+    """Neither description waits for the TURN server: what is not in it trickles."""
+    secret = tmp_path / "secret"
+    secret.write_text(server.secret)
+    options = ["--turn-secret-file", str(secret), "--turn-url", *server.urls("udp")]
+    async with stack(tmp_path, scale=scale, hub_options=options) as running:
+        user = await running.user()
+        await running.agent(user, "box", environment=RELAY_ONLY | {"DOORSTEP_TIMING_GATHER": "0.0001"})
+        timing = Timing(gather=0.0001)
+        async with connect("box", credentials=user.credentials, force="turn", timing=timing) as agent:
+            assert [end["type"] for end in ends(agent)] == ["relay", "relay"]
+
+
 async def test_credentials_that_end_are_replaced(tmp_path: Path, server: Coturn, scale: float) -> None:
     """The agent runs for longer than its first ones hold; the next client is answered with others."""
     seconds = round(8 * scale)

@@ -329,13 +329,12 @@ async def test_a_silent_stun_server_holds_nothing_up_and_its_candidate_trickles(
         late: asyncio.Queue[Candidate] = asyncio.Queue()
         near.on_candidate = late.put_nowait
         try:
-            began = time.monotonic()
             offer = await near.create_offer()
-            assert 0.15 < time.monotonic() - began < 0.2 + SOON
+            assert not near._ice.gathered  # the server is still being asked
             assert "srflx" not in offer
             assert "end-of-candidates" not in offer
             answers.set()
-            async with asyncio.timeout(5 * SOON):
+            async with asyncio.timeout(40):  # the request is repeated at growing intervals
                 candidate = await late.get()
             assert "typ srflx" in candidate.candidate
             assert "198.51.100.7" in candidate.candidate
@@ -348,11 +347,10 @@ async def test_an_answering_stun_server_is_in_the_description() -> None:
     answers = asyncio.Event()
     answers.set()
     async with stun_server(answers) as server:
-        near = Peer([server], timing=Timing(gather=2 * SOON))
+        near = Peer([server], timing=Timing(gather=60))
         try:
-            began = time.monotonic()
-            offer = await near.create_offer()
-            assert time.monotonic() - began < SOON
+            async with asyncio.timeout(40):
+                offer = await near.create_offer()
             assert "198.51.100.7" in offer
         finally:
             await near.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from typing import Any
 
@@ -13,6 +14,7 @@ from aiortc import RTCDtlsParameters
 from doorstep.protocol.errors import InvalidInput
 from doorstep.protocol.signaling import IceServer
 from doorstep.transport.certificate import process_certificate
+from doorstep.transport.webrtc import Peer
 from doorstep.transport.webrtc_dtls import Dtls
 from doorstep.transport.webrtc_ice import IceConnection
 from doorstep.transport.webrtc_servers import Server, servers_of
@@ -94,11 +96,43 @@ async def test_a_stun_server_is_asked_over_ipv6(scale: float) -> None:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(StunServer, local_addr=("::1", 0))
     ice = OnLoopback([Server(host="::1", port=transport.get_extra_info("sockname")[1])])
-    await ice.gather(2 * scale)
+    await ice.gather(20 * scale)
     assert ("srflx", "2001:db8::7", 4711) in [(c.type, c.host, c.port) for c in ice.local_candidates]
     await ice.shut(1)
     transport.close()
     await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+@pytest.mark.skipif(not _has_ipv6_address(), reason="this machine has no IPv6")
+async def test_two_peers_that_have_ipv6_only_connect() -> None:
+    near, far = Peer([]), Peer([])
+    for peer in (near, far):
+        limit_to_ipv6(peer._ice)
+    try:
+        offer = await near.create_offer()
+        answer = await far.accept_offer(offer)
+        for text in (offer, answer):
+            assert set(re.findall(r"candidate:\S+ 1 udp \d+ (\S+) \d+ typ (\S+)", text)) == {("::1", "host")}
+        await near.apply_answer(answer)
+        async with asyncio.timeout(40):
+            for wire in await asyncio.gather(near.wire(), far.wire()):
+                for end in ("localCandidate", "remoteCandidate"):
+                    assert wire.stats()[end]["address"] == "::1"  # type: ignore[index]
+    finally:
+        await near.close()
+        await far.close()
+
+
+def limit_to_ipv6(ice: IceConnection) -> None:
+    """As on a machine with no other address."""
+    opened = ice._open
+
+    def open_one(host: str) -> None:  # noqa: ARG001
+        if not ice._protocols:
+            opened("::1")
+
+    ice._open = open_one  # type: ignore[method-assign]
 
 
 class Forgetful(UdpTransport):
