@@ -85,7 +85,7 @@ def test_what_waits_shares_the_packet_of_the_cookie(virtual: Any) -> None:
 def test_partial_reliability_loses_whole_messages_and_never_sticks(
     virtual: Any, how: dict[str, float], unordered: bool
 ) -> None:
-    pair = virtual(Conditions(delay=0.02, loss=0.1), seed=5)
+    pair = virtual(Conditions(delay=0.02, loss=0.2), seed=5)
     pair.start()
     dice = Random(6)
     sent = [bytes((n,)) + dice.randbytes(dice.choice((10, 3000, 9000))) for n in range(200)]

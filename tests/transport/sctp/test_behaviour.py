@@ -25,6 +25,10 @@ class Sctp:
         self.start, self.bytes = start, 0
         self.near, self.far = Association(), Association()
 
+    @property
+    def deadline(self) -> float:
+        return min(self.near.deadline, self.far.deadline) if self.near.state is State.ESTABLISHED else 0.0
+
     def step(self, now: float, there: list[bytes], back: list[bytes]) -> tuple[list[bytes], list[bytes]]:
         near, far = self.near, self.far
         if near.state is State.CLOSED:
@@ -53,8 +57,10 @@ class Sctp:
 class Cubic:
     """A bulk flow of TCP: CUBIC (RFC 9438), an acknowledgement per segment, losses known after three more."""
 
-    def __init__(self, start: float) -> None:
-        self.start, self.bytes = start, 0
+    deadline = 0.0
+
+    def __init__(self, start: float, end: float = float("inf")) -> None:
+        self.start, self.end, self.bytes = start, end, 0
         self.window, self.threshold, self.most = 10.0, 1e9, 0.0
         self.epoch = self.k = 0.0
         self.trip = 0.05
@@ -72,7 +78,7 @@ class Cubic:
             self.flying.clear()
             self.threshold, self.window, self.heard, self.most = max(2.0, self.window / 2), 1.0, now, 0.0
         out = []
-        while len(self.flying) < self.window:
+        while len(self.flying) < self.window and now < self.end:
             segment = self.again.pop(0) if self.again else self.next
             self.next = max(self.next, segment + 1)
             self.flying[segment] = (now, self.number)
@@ -118,6 +124,8 @@ class Bottleneck:
         self.back = Link(Conditions(delay=conditions.delay, loss=conditions.loss), Random(4))
         self.flows = flows
         self.now = self.began = 100.0
+        for flow in flows:
+            flow.end = getattr(flow, "end", 0.0) + self.began
         self.queues: list[float] = []
 
     def run(self, seconds: float) -> list[float]:
@@ -134,7 +142,7 @@ class Bottleneck:
             for packet in link.arrived(now):
                 came[packet[0]][side].append(packet[1:-36] if len(packet) > 9 else packet[1:])
         for number, flow in enumerate(self.flows):
-            if now >= self.began + flow.start:
+            if now >= self.began + flow.start and (any(came[number]) or flow.deadline <= now):
                 outs = flow.step(now, *came[number])
                 for link, packets in zip((self.there, self.back), outs, strict=True):
                     for packet in packets:
@@ -162,18 +170,36 @@ def test_weather_is_not_congestion() -> None:
     assert link.run(8)[0] > 16  # stock, and all loss-based ones: 2
 
 
-@pytest.mark.parametrize(
-    "queue",
-    [
-        0.05,
-        pytest.param(0.1, marks=pytest.mark.xfail(strict=False, reason="ours get 0.37 of a share: see docs")),
-    ],
-)
-def test_two_of_ours_and_a_tcp_share(queue: float) -> None:
-    """Nobody is under half of the fair share of 20 Mbit/s."""
-    link = Bottleneck(Conditions(rate=20e6, delay=0.025, queue=queue), [Sctp(0), Sctp(0), Cubic(0)])
+@pytest.mark.parametrize(("queue", "tcp"), [(0.05, 0), (0.1, 0), (0.1, 8), (0.2, 4)])
+def test_two_of_ours_and_a_tcp_share(queue: float, tcp: float) -> None:
+    """Nobody is under half of the fair share of 20 Mbit/s, whoever came first."""
+    ours = [Sctp(0), Sctp(5)] if tcp else [Sctp(1), Sctp(3)]
+    link = Bottleneck(Conditions(rate=20e6, delay=0.025, queue=queue), [*ours, Cubic(tcp)])
     link.run(20)
-    shares = link.run(40)
+    shares = link.run(30)
+    assert min(shares) > 0.5 * 20 * PAYLOAD / 3
+
+
+def test_the_queue_is_short_again_when_the_tcp_has_left() -> None:
+    flows = [Sctp(0), Sctp(1), Cubic(2, end=15)]
+    link = Bottleneck(Conditions(rate=20e6, delay=0.025, queue=0.1), flows)
+    link.run(15)
+    assert median(link.queues[-10_000:]) > 0.05
+    link.run(12)
+    link.queues.clear()
+    shares = link.run(8)
+    assert median(link.queues) < 0.05
+    assert min(shares[:2]) > 0.5 * 20 * PAYLOAD / 2
+
+
+def test_late_comers_of_ours_do_not_fill_a_deep_queue() -> None:
+    """A late one takes the others' queue for the path, until they show it the empty path."""
+    flows = [Sctp(start) for start in (0, 4, 6)]
+    link = Bottleneck(Conditions(rate=20e6, delay=0.025, queue=0.2), flows)
+    link.run(15)
+    link.queues.clear()
+    shares = link.run(15)
+    assert median(link.queues) < 0.03
     assert min(shares) > 0.5 * 20 * PAYLOAD / 3
 
 

@@ -217,8 +217,7 @@ class Association:
         if now >= self._resets.deadline:
             self._reset_expired(now)
         if now >= self._late_at:
-            self._late_at = _NEVER
-            self._find_lost(now)
+            self._find_lost(now, now - self.round_trips.late)
         if now >= self._t3_at:
             self._t3_expired(now)
         self._pace_at = _NEVER if now >= self._pace_at else self._pace_at
@@ -474,10 +473,11 @@ class Association:
     # acknowledged
 
     def _take_sack(self, body: bytes, now: float) -> None:
-        cumulative, self._peer_window, blocks, duplicates = wire.read_sack(body)
+        cumulative, window, blocks, duplicates = wire.read_sack(body)
         outstanding = self.outstanding
         if not outstanding.acknowledge(unwrap(cumulative, outstanding.cumulative), blocks, duplicates):
             return
+        self._peer_window = window
         self._heard = now
         newest = outstanding.last_ack
         if newest is not None:
@@ -500,14 +500,14 @@ class Association:
         if self.state is State.SHUTDOWN_RECEIVED:
             self._take_shutdown(now)
 
-    def _find_lost(self, now: float) -> None:
+    def _find_lost(self, now: float, overdue: float = 0.0) -> None:
         outstanding, trips = self.outstanding, self.round_trips
-        for fragment in outstanding.find_lost(max(trips.smoothed, trips.latest)):
-            self.congestion.lost(fragment.size, fragment.transmission, outstanding.transmissions)
+        for fragment in outstanding.find_lost(max(trips.smoothed, trips.latest), overdue):
+            self.congestion.lost(fragment.size, fragment.transmission, outstanding.transmissions, now)
             self._maybe_abandon(fragment, now)
         oldest = outstanding.oldest
         if oldest is not None and oldest.transmission < outstanding.newest:
-            self._late_at = max(now, oldest.sent + 1.25 * max(trips.smoothed, trips.latest)) + 0.001
+            self._late_at = max(now, oldest.sent + trips.late) + 0.001
         else:
             self._late_at = _NEVER
 

@@ -5,14 +5,14 @@ window grows, above it it shrinks in proportion (as Swift and LEDBAT++ do): equa
 the same amount and shrink by the same factor, so they come to equal shares. A loss without a queue is the
 weather (radio, a policer): it costs 3 %. With a queue it is congestion: 30 %, as in CUBIC (RFC 9438).
 
-Alone on a link, half the window is half the round trip, down to the empty path's. A queue that falls by much
-less when we shrink is not ours: a flow that fills every buffer, as most TCPs do, or a path that has become
-longer. Then we *compete*: grow by a few packets per round, and give way to losses only, as that flow does.
-From time to time the window is halved for a round, which shows the empty path, and whether we have company.
+A queue that stays although we shrink is not ours. Mostly it is another flow like this one, that came later
+and takes the queue for the path: then we *drain*, so that it sees the path empty. When that does not help,
+it is a flow that fills every buffer, as most TCPs do: then we *compete* (``company.py``) as it does.
 """
 
 from __future__ import annotations
 
+from doorstep.transport.sctp.company import Company
 from doorstep.transport.sctp.limits import INITIAL_WINDOW, LEAST_WINDOW
 from doorstep.transport.sctp.roundtrip import RoundTrips
 
@@ -32,16 +32,10 @@ _SHRINK = 0.4
 """Part of the window that a queue far above the target costs per round."""
 _EMPTY_ROUNDS = 3
 """Rounds with next to no queue after which the link is idle, and the window grows by a part of itself."""
-_UNMOVED_ROUNDS = 8
-"""Rounds of shrinking before it is judged whether the queue follows."""
-_UNMOVED_CUT = 0.75
-"""The part of the window that these rounds have left at most: less could go unseen in the noise of others."""
-_OURS = 0.4
-"""Part of the fall that a queue of ours would show, below which it is not ours."""
-_COMPETING_GROWTH = 3
-"""Packets per round beside a flow that fills every buffer: the rounds are long then; CUBIC grows by time."""
-_DRAIN_EVERY, _DRAIN_COMPETING = 10.0, 5.0
-"""Seconds after which the window is halved for a round, to see the path without our queue (as BBR does)."""
+_DRAIN_EVERY, _DRAIN_PART = 10.0, 1 / 2
+"""Seconds after which the window is cut for a round, to see the path without our queue (as BBR does)."""
+_DRAIN_ROUNDS, _DRAIN_ROUNDS_COMPETING = 2, 3
+"""The first round of a drain still sees the queue. Among competitors one more: theirs begin a round apart."""
 _WEATHER, _CONGESTION = 0.97, 0.7
 _HEAVY, _HEAVY_COUNT = 1 / 12, 4
 """Part of a round trip's bytes, and number of losses, that are congestion without a queue: a short buffer."""
@@ -54,12 +48,8 @@ class Congestion:
 
     __slots__ = (
         "_acked_bytes",
-        "_alone",
-        "_cut_before",
-        "_cut_from",
-        "_cut_rounds",
-        "_cut_rtt",
         "_drain_at",
+        "_drain_least",
         "_drain_rtt",
         "_draining",
         "_empty",
@@ -71,7 +61,7 @@ class Congestion:
         "_recover",
         "_restore",
         "_rtts",
-        "competing",
+        "company",
         "slow_start",
         "threshold",
         "window",
@@ -80,6 +70,7 @@ class Congestion:
     def __init__(self, rtts: RoundTrips, mtu: int) -> None:
         self._rtts = rtts
         self._mtu = mtu
+        self.company = Company(rtts)
         self.window = INITIAL_WINDOW * mtu
         self.threshold = 1 << 40
         self.slow_start = True
@@ -91,16 +82,16 @@ class Congestion:
         self._losses = 0
         self._lost_bytes = 0
         self._acked_bytes = 0
-        self._cut_rounds = 0
-        self._cut_from = self._cut_before = 0
-        self._cut_rtt = 0.0
         self._draining = 0
+        """Rounds left of a drain."""
+        self._drain_least = self._drain_rtt = 0.0
+        """Least round trip within the drain, and of the round before it."""
         self._restore = 0
         self._drain_at = 0.0
-        self._drain_rtt = 0.0
-        self._alone = 0
-        """Halved windows in a row that the queue has followed."""
-        self.competing = False
+
+    @property
+    def competing(self) -> bool:
+        return self.company.present
 
     @property
     def target(self) -> float:
@@ -111,10 +102,18 @@ class Congestion:
         """Seconds of standing queue in the last round."""
         return max(0.0, self._rtts.least - self._rtts.base) if self._rtts.least else 0.0
 
+    @property
+    def _least(self) -> int:
+        return LEAST_WINDOW * self._mtu
+
+    @property
+    def _queued(self) -> float:
+        return max(_QUEUED, self.target)
+
     def grow_mtu(self, mtu: int) -> None:
         """The path takes larger packets: what is counted in packets counts these."""
         self._mtu = mtu
-        self.window = max(self.window, LEAST_WINDOW * mtu)
+        self.window = max(self.window, self._least)
 
     # acknowledgements
 
@@ -141,13 +140,12 @@ class Congestion:
 
     def _end_slow_start(self, window: int) -> None:
         self.slow_start = False
-        self._restore = max(window, LEAST_WINDOW * self._mtu)
-        self._begin_drain()
+        self._drain(window, _DRAIN_PART)
 
     def round_over(self, now: float) -> None:
         """Once per round trip: the verdict on its standing queue."""
         limited, self._limited = self._limited, False
-        lost = self._losses
+        may_grow = limited and not self._losses
         self._losses = self._lost_bytes = self._acked_bytes = 0
         if not self._drain_at:
             self._drain_at = now + _DRAIN_EVERY
@@ -155,77 +153,76 @@ class Congestion:
             self._drain_on(now)
         elif self.slow_start:
             return
-        elif now >= self._drain_at and limited:
-            self._restore = self.window
-            self._begin_drain()
         elif self.competing:
-            self._compete(limited and not lost)
+            self._compete(limited, may_grow, now)
+        elif limited and now >= self._drain_at:
+            self._drain(self.window, _DRAIN_PART)
         elif self.queue > self.target:
-            self._shrink()
-        elif limited and not lost:
-            self._grow()
+            self._shrink(now)
+        elif may_grow:
+            self._grow(now)
 
-    def _begin_drain(self) -> None:
-        self._draining = 2
+    def _drain(self, restore: int, part: float) -> None:
+        """Have ``part`` of the window for some rounds, and ``restore`` afterwards."""
+        self._restore = max(restore, self._least)
+        self._draining = _DRAIN_ROUNDS_COMPETING if self.competing else _DRAIN_ROUNDS
+        self._drain_least = float("inf")
         self._drain_rtt = self._rtts.least
-        self.window = max(self._restore // 2, LEAST_WINDOW * self._mtu)
+        self.window = max(int(self.window * part), self._least)
+
+    def _drain_whole(self, restore: int) -> None:
+        """A drain that empties the path of our bytes, however deep they stand in a queue."""
+        self._drain(restore, self._rtts.base / max(self._rtts.least, self._rtts.base) / 2)
 
     def _drain_on(self, now: float) -> None:
-        """Half a window for a round; the round after it sees the path drained."""
         self._draining -= 1
+        self._drain_least = min(self._drain_least, self._rtts.least)
         if self._draining:
             return
-        if self.competing:
-            follows = self._follows(self._restore, self.window, self._drain_rtt)
-            self._alone = self._alone + 1 if follows else 0
-            if self._alone > 1:
-                self._leave()
         self.window = max(self.window, self._restore)
-        self._drain_at = now + (_DRAIN_COMPETING if self.competing else _DRAIN_EVERY)
-        self._cut_rounds = self._empty = 0
+        if self.competing and self._drain_least - self._rtts.base < self.target / 2:
+            self._leave(now)
+        self._drain_at = now + (self.company.patience if self.competing else _DRAIN_EVERY)
+        self._empty = 0
 
-    def _follows(self, before: int, after: int, rtt: float) -> bool:
-        """True when the round-trip time fell with the window as it does for who is alone on the link."""
-        alone = min((1 - after / before) * rtt, rtt - self._rtts.base)
-        return rtt - self._rtts.least >= _OURS * alone
-
-    def _leave(self) -> None:
-        """No company any more: the path is what this round has seen, and the window what fills it."""
-        self.competing = False
-        self._alone = 0
-        self._rtts.rebase()
-        self._restore = min(self._restore, int(self._restore * self._rtts.base / self._drain_rtt))
-
-    def _compete(self, may_grow: bool) -> None:
-        self._empty = self._empty + 1 if self.queue < self.target else 0
+    def _compete(self, limited: bool, may_grow: bool, now: float) -> None:
+        self._empty = self._empty + 1 if self.queue < self.target / 2 else 0
         if self._empty > _EMPTY_ROUNDS:
-            self.competing = False
-        if may_grow:
-            self.window += _COMPETING_GROWTH * self._mtu
+            self._leave(now)
+            return
+        if self.company.others_drained(self.queue):
+            self._drain_at = now + self.company.patience
+        if limited and now >= self._drain_at + self.company.patience:
+            self._drain_whole(self.window)  # a buffer without end, or a sender with little to say
+        elif may_grow:
+            self.window += self.company.growth(self.window, self._mtu)
 
-    def _shrink(self) -> None:
+    def _leave(self, now: float) -> None:
+        """Nobody fills the path: have the window that fills it."""
+        self.company.left(self.window, now)
+        rtt = max(self._drain_rtt, self._rtts.base)
+        self.window = max(int(self.window * self._rtts.base / rtt), self._least)
+
+    def _enter(self, window: int, now: float) -> None:
+        self.company.entered(max(window, self.window), now)
+        self.window = max(window, self.window)
+        self._drain_at = now + self.company.patience
+
+    def _shrink(self, now: float) -> None:
         self._empty = 0
         queue, target = self.queue, self.target
-        if not self._cut_rounds:
-            self._cut_from, self._cut_rtt = self.window, self._rtts.least
-        self._cut_rounds += 1
-        self._cut_before = self.window  # what this round has shown is the doing of the window before
-        part = _SHRINK * min(1.0, (queue - target) / queue)
-        floor = _NEAR_WINDOW if self._rtts.base < _NEAR else LEAST_WINDOW * self._mtu
-        self.window = max(int(self.window * (1 - part)), min(floor, self.window))
-        least = LEAST_WINDOW * self._mtu
-        enough = max(self._cut_from * _UNMOVED_CUT, least)
-        if self._cut_rounds > _UNMOVED_ROUNDS and self._cut_before <= enough:
-            high = queue > max(_QUEUED, 2 * target)  # less is what flows like this one leave
-            if self._follows(self._cut_from, self._cut_before, self._cut_rtt):
-                self._cut_rounds = 0
-            elif high:
-                self.competing = True
-                self.window = self._cut_from
-                self._cut_rounds = 0
+        self.company.shrinking(self.window, now)
+        if window := self.company.found(queue, queue > self._queued, now):
+            self._enter(window, now)
+        elif self.company.may_be_ours(now):
+            self._drain_whole(self.window)
+        else:
+            part = _SHRINK * (queue - target) / queue
+            floor = _NEAR_WINDOW if self._rtts.base < _NEAR else self._least
+            self.window = max(int(self.window * (1 - part)), min(floor, self.window))
 
-    def _grow(self) -> None:
-        self._cut_rounds = 0
+    def _grow(self, now: float) -> None:
+        self.company.none(now)
         self._empty = self._empty + 1 if self.queue < self.target / 4 else 0
         if self._empty > _EMPTY_ROUNDS:
             self.window += max(self._mtu, self.window // 8)
@@ -234,30 +231,41 @@ class Congestion:
 
     # losses
 
-    def lost(self, size: int, transmission: int, transmissions: int) -> None:
+    def lost(self, size: int, transmission: int, transmissions: int, now: float) -> None:
         """A fragment was lost. It counts once per round, as ``transmission`` and the last one of all tell."""
         self._losses += 1
         self._lost_bytes += size
         if transmission < self._recover:
             return
         heavy = self._losses >= _HEAVY_COUNT and self._lost_bytes > _HEAVY * (self._acked_bytes + self.window)
-        congested = heavy or self.queue > max(_QUEUED, self.target)
-        if self.slow_start:
-            if congested:
-                self._recover = transmissions + 1
-                self._end_slow_start(self.window // 2)
-            return
-        self._recover = transmissions + 1
+        queued = self.queue > (self.target if self.competing else self._queued)
+        if not self.slow_start:
+            self._recover = transmissions + 1
+            self._cut(heavy or queued, queued, now)
+        elif heavy or queued:
+            self._recover = transmissions + 1
+            self._end_slow_start(self.window // 2)
+
+    def _cut(self, congested: bool, queued: bool, now: float) -> None:
         factor = _CONGESTION if congested else _WEATHER
-        self.window = max(int(self.window * factor), LEAST_WINDOW * self._mtu)
-        self._restore = int(self._restore * factor)
+        if self._draining:
+            self._restore = int(self._restore * factor)
+            return
+        if queued and not self.competing and (window := self.company.overflowed()):
+            self._enter(window, now)
+        if self.competing and congested:
+            self.company.most = self.window
+            if now >= self._drain_at:
+                self._drain_whole(int(self.window * factor))  # now, as others like this one do
+                return
+        self.window = max(int(self.window * factor), self._least)
 
     def timed_out(self) -> None:
         """Nothing has come back for long: begin anew, and learn the path anew (RFC 9260 section 7.2.3)."""
-        self.threshold = max(self.window // 2, LEAST_WINDOW * self._mtu)
+        self.threshold = max(self.window // 2, self._least)
         self.window = self._mtu
         self.slow_start = True
         self._late = 0.0
-        self._empty = self._cut_rounds = self._draining = 0
-        self.competing = False
+        self._empty = self._draining = 0
+        self.company.forget()
         self._rtts.forget()

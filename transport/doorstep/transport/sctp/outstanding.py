@@ -177,14 +177,18 @@ class Outstanding:
 
     # losses
 
-    def find_lost(self, round_trip: float) -> list[Fragment]:
-        """Those lost by what has arrived so far; they leave the flight and wait in ``again``."""
+    def find_lost(self, round_trip: float, overdue: float = 0.0) -> list[Fragment]:
+        """Those lost by what has arrived so far; they leave the flight and wait in ``again``.
+
+        So are those sent before ``overdue``, when a later one has arrived.
+        """
+        before = max(self.newest_sent - LATE * round_trip, overdue)
         lost: list[Fragment] = []
         pending = self._pending
         while pending:
             fragment = pending[0]
             if not fragment.acked:
-                if not self._late(fragment, round_trip):
+                if not self._late(fragment, before):
                     break
                 fragment.lost = True
                 self.flight -= fragment.size
@@ -193,10 +197,9 @@ class Outstanding:
             pending.popleft()
         return lost
 
-    def _late(self, fragment: Fragment, round_trip: float) -> bool:
-        return (
-            fragment.transmission <= self.newest - self.reordering
-            or fragment.sent < self.newest_sent - LATE * round_trip
+    def _late(self, fragment: Fragment, before: float) -> bool:
+        return fragment.transmission <= self.newest - self.reordering or (
+            fragment.transmission < self.newest and fragment.sent < before
         )
 
     def lose_all(self) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from doorstep.transport.sctp.limits import FIRST_TIMEOUT, LEAST_TIMEOUT, MOST_TIMEOUT
 
-__all__ = ["RoundTrips"]
+__all__ = ["MEMORY", "RoundTrips"]
 
-_MEMORY = 15.0
+MEMORY = 15.0
 """Seconds a smallest round-trip time is believed without being seen again: routes change."""
 _SHORTEST = 0.004
 """Seconds of a round at least: on a loopback a round trip has too few samples for its least to say much."""
@@ -21,7 +21,7 @@ class RoundTrips:
 
     __slots__ = (
         "_bucket", "_bucket_end", "_end", "_least", "_round_began", "base", "deviation", "latest", "least",
-        "smoothed",
+        "memory", "smoothed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -33,6 +33,8 @@ class RoundTrips:
         """The path without our queue, as far as known; 0 until measured."""
         self.least = 0.0
         """Of the last whole round."""
+        self.memory = MEMORY
+        """Seconds that ``base`` is believed in without being seen again."""
         self._least = float("inf")
         self._end = 0
         self._round_began = 0.0
@@ -45,6 +47,11 @@ class RoundTrips:
         if not self.smoothed:
             return FIRST_TIMEOUT
         return min(max(LEAST_TIMEOUT, 1.5 * self.smoothed + 4 * self.deviation), 4 * MOST_TIMEOUT)
+
+    @property
+    def late(self) -> float:
+        """After this time a packet that a later one has overtaken will not come any more."""
+        return self.smoothed + max(self.smoothed / 4, 4 * self.deviation)
 
     def sample(self, rtt: float, now: float) -> None:
         self.latest = rtt
@@ -62,7 +69,7 @@ class RoundTrips:
         else:
             return
         if now > self._bucket_end:
-            self._bucket, self._bucket_end = float("inf"), now + _MEMORY
+            self._bucket, self._bucket_end = float("inf"), now + self.memory
 
     def round_over(self, arrived: int, sent: int, now: float) -> bool:
         """``arrived``, ``sent``: the newest transmission known to have arrived, and the last one sent."""
@@ -74,10 +81,6 @@ class RoundTrips:
             return False
         self.least, self._least = self._least, float("inf")
         return True
-
-    def rebase(self) -> None:
-        """The path is another one: what the last round saw is its round-trip time."""
-        self.base = self.least
 
     def forget(self) -> None:
         """Nothing came back for long: the path may be another one. Learn its round-trip time anew."""

@@ -1,0 +1,142 @@
+"""SCTP, pure: is there somebody on the path who fills every buffer? What a queue does when we shrink tells.
+
+Alone on a link, half the window is half the round trip, down to the empty path's. A queue that falls by much
+less when we shrink is not ours. While we *compete* with whom it belongs to, the path without a queue is
+remembered for longer, and at overflows, ``patience`` seconds apart, all flows like this one drain together:
+if the path is then empty, nobody fills it. Was that an error, then the next suspicion suffices, and the next
+look is twice as far away.
+"""
+
+from __future__ import annotations
+
+from doorstep.transport.sctp.roundtrip import MEMORY, RoundTrips
+
+__all__ = ["Company"]
+
+_STANDS, _STANDS_ROUNDS = 0.050, 6
+"""Seconds of queue that flows of ours do not leave each other, and rounds of shrinking it has to outlast."""
+_STARVED = 12.0
+"""Seconds of shrinking after which we compete in any case: longer than the drains of others like this one
+are apart, which would have shown them the path. Seconds of growing count twice against them."""
+_OURS_ROUNDS, _OURS_EVERY = 4, 3.0
+"""Rounds of shrinking in vain after which it is shown to others like this one how long the empty path is."""
+_CUT = 0.85
+"""Part of the window that shrinking must have left at most for its effect to be seen among others' noise."""
+_FOLLOWS = 0.4
+"""Part of the fall that a queue of ours would show, below which it is not ours."""
+_GROWTH, _BACK = 3, 16
+"""Packets per round beside a flow that fills every buffer (rounds are long then, and CUBIC grows by time), or
+this part of the way back to the window of the last overflow."""
+_PATIENCE, _PATIENCE_MOST = 5.0, 40.0
+"""Seconds between two looks whether the company has left."""
+_RELAPSE, _RELAPSE_ROUNDS = 10.0, 2
+"""Seconds after leaving in which so many rounds with a queue are enough to compete again."""
+_MEMORY = 40.0
+"""Seconds the empty path is believed in while competing: several looks."""
+_FELL = 0.5
+"""Part of the queue left from one round to the next that only a drain of others explains."""
+
+
+class Company:
+    """``present``: we compete. Windows are bytes; times are seconds."""
+
+    __slots__ = (
+        "_before", "_from", "_from_rtt", "_left_at", "_left_window", "_queue", "_round_at", "_rounds",
+        "_rtts", "_shown_at", "_starved", "most", "patience", "present",
+    )  # fmt: skip
+
+    def __init__(self, rtts: RoundTrips) -> None:
+        self._rtts = rtts
+        self.present = False
+        self.patience = _PATIENCE
+        self.most = 0
+        """The window at the last overflow."""
+        self._rounds = 0
+        """Of shrinking, one after the other."""
+        self._from = self._before = 0
+        """The windows when shrinking began, and the one that the last round has shown."""
+        self._from_rtt = 0.0
+        self._starved = self._round_at = 0.0
+        self._shown_at = float("-inf")
+        self._left_at = float("-inf")
+        self._left_window = 0
+        self._queue = 0.0
+
+    # while delay decides
+
+    def shrinking(self, window: int, now: float) -> None:
+        """A round had too much of a queue with ``window``, and now it will shrink."""
+        if self._rounds > _STANDS_ROUNDS and self._seen() and self._follows():
+            self._rounds = 0
+        if not self._rounds:
+            self._from, self._from_rtt = window, self._rtts.least
+        self._rounds += 1
+        self._count(1, now)
+        self._before = window
+
+    def none(self, now: float) -> None:
+        """A round had no queue."""
+        self._rounds = 0
+        self._count(-2, now)
+
+    def _count(self, weight: int, now: float) -> None:
+        self._starved = max(0.0, self._starved + weight * min(now - self._round_at, _STARVED / 12))
+        self._round_at = now
+
+    def _seen(self) -> bool:
+        return self._before < _CUT * self._from
+
+    def _follows(self) -> bool:
+        """True when the round-trip time fell with the window as it does for who is alone on the link."""
+        alone = min((1 - self._before / self._from) * self._from_rtt, self._from_rtt - self._rtts.base)
+        return self._from_rtt - self._rtts.least >= _FOLLOWS * alone
+
+    def found(self, queue: float, queued: bool, now: float) -> int:
+        """The window to compete with when there is company, else 0."""
+        if queued and self._rounds >= _RELAPSE_ROUNDS and now - self._left_at < _RELAPSE:
+            return self._left_window
+        if self._rounds <= _STANDS_ROUNDS:
+            return 0
+        return self._from if queue > _STANDS or self._starved > _STARVED else 0
+
+    def may_be_ours(self, now: float) -> bool:
+        """True when it is time to show others like this one the empty path."""
+        due = self._rounds > _OURS_ROUNDS and self._seen() and now >= self._shown_at + _OURS_EVERY
+        if due:
+            self._shown_at = now
+        return due
+
+    def overflowed(self) -> int:
+        """The window to compete with when a buffer has overflowed while we were shrinking, else 0."""
+        return self._from if self._rounds >= _RELAPSE_ROUNDS else 0
+
+    # while competing
+
+    def entered(self, window: int, now: float) -> None:
+        again = now - self._left_at < _RELAPSE
+        self.patience = min(2 * self.patience, _PATIENCE_MOST) if again else _PATIENCE
+        self.present = True
+        self.most = window
+        self._rounds = 0
+        self._starved = 0.0
+        self._queue = 0.0
+        self._rtts.memory = _MEMORY
+
+    def others_drained(self, queue: float) -> bool:
+        """To be asked once per round: has the queue fallen as only a drain of others makes it fall?"""
+        before, self._queue = self._queue, queue
+        return queue < _FELL * before
+
+    def growth(self, window: int, mtu: int) -> int:
+        return max(_GROWTH * mtu, (self.most - window) // _BACK)
+
+    def left(self, window: int, now: float) -> None:
+        self.forget()
+        self._left_at, self._left_window = now, window
+
+    def forget(self) -> None:
+        """Delay decides again."""
+        self.present = False
+        self._rounds = 0
+        self._left_at = float("-inf")
+        self._rtts.memory = MEMORY
