@@ -128,7 +128,7 @@ def limit_to_ipv6(ice: IceConnection) -> None:
     """As on a machine with no other address."""
     opened = ice._open
 
-    def open_one(host: str) -> None:  # noqa: ARG001
+    def open_one(host: str) -> None:
         if not ice._protocols:
             opened("::1")
 
