@@ -2,5 +2,5 @@
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
-    test: { include: ["test/**/*.test.ts"], environment: "node", testTimeout: 10_000, restoreMocks: true },
+    test: { include: ["test/**/*.test.ts"], environment: "node", testTimeout: 40_000, restoreMocks: true },
 });

@@ -1,113 +1,12 @@
 // The adapter loop with an agent behind an in-memory bus and wire: the order of things, retries, loss, release.
 
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { Connection, type PeerLike } from "../../src/client/connection.ts";
 import { AgentUnreachable, ConnectionRefused, Unauthorized } from "../../src/protocol/errors.ts";
-import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
-import type { Channel, ChannelSpec, Signaling } from "../../src/transport/signaling.ts";
-import type { Wire } from "../../src/transport/wire.ts";
-import { ScriptedAgent, wirePair } from "../runtime/memory_wire.ts";
-
-const AGENT = "00000000-0000-4000-8000-000000000001";
-
-class Bench {
-    readonly sent: string[] = [];
-    readonly states: string[] = [];
-    readonly joined = new Set<string>();
-    peers = 0;
-    open = 0;
-    agentWire: ReturnType<typeof wirePair>[1] | null = null;
-    denied = false;
-    answers: "express" | "plain" | "refused" | "never" = "express";
-    private listener: (event: string, payload: unknown) => void = () => undefined;
-    private spec: ChannelSpec | null = null;
-
-    readonly connection = new Connection({
-        agentId: AGENT,
-        iceServers: [],
-        timing: DEFAULT_TIMING,
-        agents: {
-            joined: async () => undefined,
-            send: async (event, payload) => this.knocked(event, payload),
-            listen: (listener) => {
-                this.listener = listener;
-                return () => {
-                    this.listener = () => undefined;
-                };
-            },
-        },
-        signaling: { join: (spec) => this.join(spec) } satisfies Signaling,
-        makePeer: () => this.peer(),
-    });
-
-    constructor() {
-        this.connection.status.watch(({ state, attempt }) => this.states.push(`${state} ${attempt}`));
-    }
-
-    private async join(spec: ChannelSpec): Promise<Channel> {
-        if (this.denied) throw new Unauthorized("Unauthorized: no");
-        this.spec = spec;
-        this.joined.add(spec.topic);
-        return {
-            topic: spec.topic,
-            state: "joined",
-            send: async (event, payload) => {
-                this.sent.push(event);
-                if (event === "offer")
-                    this.spec?.onMessage("answer", { sdp: "v=0", sessionId: payload.sessionId });
-            },
-            leave: async () => void this.joined.delete(spec.topic),
-        };
-    }
-
-    private knocked(event: string, payload: Record<string, unknown>): void {
-        this.sent.push(payload.offer ? `${event}+offer` : event);
-        const { sessionId } = payload;
-        this.listener("connection-ready", { agentId: AGENT, sessionId: "another-session" });
-        this.listener("nonsense", 7);
-        if (this.answers === "express")
-            this.listener("connection-ready", { agentId: AGENT, sessionId, answer: "v=0" });
-        if (this.answers === "plain") this.listener("connection-ready", { agentId: AGENT, sessionId });
-        if (this.answers === "refused")
-            this.listener("connection-refused", { agentId: AGENT, sessionId, code: "busy", message: "full" });
-    }
-
-    private peer(): PeerLike {
-        this.peers += 1;
-        this.open += 1;
-        const [left, right] = wirePair();
-        void left.closed.then(() => {
-            this.open -= 1;
-        });
-        return {
-            onCandidate: null,
-            createOffer: async () => "v=0\r\na=ice-ufrag:abcd\r\n",
-            applyAnswer: async () => undefined,
-            addCandidate: async () => undefined,
-            wire: async (): Promise<Wire> => {
-                new ScriptedAgent(right);
-                this.agentWire = right;
-                return left;
-            },
-            close: () => left.close(),
-        };
-    }
-
-    /** Every peer, or the wire it gave to the session, is closed. */
-    async released(): Promise<void> {
-        await vi.waitFor(() => expect(this.open).toBe(0), { timeout: 20_000 });
-    }
-
-    async until(state: string): Promise<void> {
-        await vi.waitFor(() => expect(this.connection.status.value.state).toBe(state));
-    }
-}
+import { Bench, FLOW, LONG } from "./bench.ts";
 
 beforeEach(() => {
     vi.spyOn(console, "warn").mockImplementation(() => undefined); // the nonsense on the bus is reported there
 });
-
-const FLOW = ["requesting", "waiting-ready", "creating-offer", "waiting-answer", "connecting", "connected"];
 
 describe("connection", () => {
     it.each(["express", "plain"] as const)("%s: every state once and in order", async (answers) => {
@@ -118,7 +17,7 @@ describe("connection", () => {
         expect(bench.states).toEqual(FLOW.map((state) => `${state} 1`));
         expect(bench.connection.session.value?.peer).toMatchObject({ name: "atelier" });
         expect(bench.sent).toContain("connection-request+offer");
-        await vi.waitFor(() => expect([...bench.joined]).toEqual([]));
+        await vi.waitFor(() => expect([...bench.joined]).toEqual([]), LONG);
         bench.connection.close();
         expect([bench.connection.session.value, bench.states.at(-1)]).toEqual([null, "idle 1"]);
         await bench.released();
@@ -131,7 +30,7 @@ describe("connection", () => {
         const first = bench.connection.session.value;
         bench.agentWire?.close("gone");
         const flow = FLOW.map((state) => `${state} 1`);
-        await vi.waitFor(() => expect(bench.states).toEqual([...flow, ...flow]));
+        await vi.waitFor(() => expect(bench.states).toEqual([...flow, ...flow]), LONG);
         expect(bench.connection.session.value).not.toBe(first);
         expect(bench.peers).toBe(2);
         bench.connection.close();
@@ -146,7 +45,7 @@ describe("connection", () => {
         expect(bench.connection.error.value).toBeInstanceOf(ConnectionRefused);
         bench.denied = true;
         bench.connection.connect();
-        await vi.waitFor(() => expect(bench.connection.error.value).toBeInstanceOf(Unauthorized));
+        await vi.waitFor(() => expect(bench.connection.error.value).toBeInstanceOf(Unauthorized), LONG);
         bench.denied = false;
         bench.answers = "express";
         bench.connection.connect();

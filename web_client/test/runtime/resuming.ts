@@ -11,12 +11,12 @@ export const turns = async (count = 20): Promise<void> => {
     for (let turn = 0; turn < count; turn++) await new Promise((resolve) => setImmediate(resolve));
 };
 
-/** A wire whose other end is an agent that greets as told. */
-export function wireTo(
+/** An agent that greets as told. */
+export function agentAt(
+    wire: MemoryWire,
     resume: Welcome["resume"] | null = { token: TOKEN, streams: {} },
-): [MemoryWire, ScriptedAgent] {
-    const [left, right] = wirePair();
-    const agent = new ScriptedAgent(right, false);
+): ScriptedAgent {
+    const agent = new ScriptedAgent(wire, false);
     agent.answer = (frame, send) => {
         if (frame.kind !== "hello") return;
         const { version, sessionId, maxFrame } = frame;
@@ -30,7 +30,13 @@ export function wireTo(
         } as const;
         send({ kind: "welcome", ...about, ...(resume ? { resume } : {}) });
     };
-    return [left, agent];
+    return agent;
+}
+
+/** A wire with such an agent at its other end. */
+export function wireTo(resume?: Welcome["resume"] | null): [MemoryWire, ScriptedAgent] {
+    const [left, right] = wirePair();
+    return [left, agentAt(right, resume)];
 }
 
 export async function begun(timing: Timing = DEFAULT_TIMING): Promise<[Session, MemoryWire, ScriptedAgent]> {
