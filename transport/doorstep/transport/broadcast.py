@@ -35,7 +35,7 @@ __all__ = ["BroadcastWire", "open_broadcast"]
 _log = logging.getLogger("doorstep.transport")
 
 TRAITS = Traits(
-    lanes=frozenset({Lane.CONTROL, Lane.TERMINAL_IO}), high_water=BROADCAST_HIGH_WATER, patience=10.0
+    lanes=frozenset({Lane.CONTROL, Lane.TERMINAL_IO}), high_water=BROADCAST_HIGH_WATER, patience=20.0
 )
 
 

@@ -1,4 +1,4 @@
-// Transport: the STUN and TURN servers that the back end has for its users (docs/wire.md §9); mirrors transport/ice_servers.py.
+// Transport: the STUN and TURN servers that the back end has for its users (docs/wire.md §10); mirrors transport/ice_servers.py.
 
 import { ICE_SERVERS } from "../protocol/limits.ts";
 import type { IceServer } from "../protocol/signaling.ts";
