@@ -37,6 +37,14 @@ window.WebSocket = class extends Socket {
 };
 """
 CUT = "window.__wires.splice(0).forEach(wire => wire.close())"
+PASTE_AND_CUT = f"""async ([text, milliseconds]) => {{
+    const clipboardData = new DataTransfer();
+    clipboardData.setData("text/plain", text);
+    const pasted = new ClipboardEvent("paste", {{ clipboardData, bubbles: true, cancelable: true }});
+    document.querySelector(".pane textarea").dispatchEvent(pasted);
+    await new Promise((resolve) => setTimeout(resolve, milliseconds));
+    {CUT};
+}}"""
 COUNT = """i=0; until [ -e "$HOME/enough" ]; do i=$((i+1)); printf '%d,' $i; sleep 0.05; done; echo end-$i"""
 """A row of numbers without an end, until the test says that it has enough."""
 
@@ -129,6 +137,30 @@ def test_a_silent_machine_is_waited_for_and_nothing_typed_is_lost(
     assert rows(tall).count("typed-meanwhile-42") == 1
     assert shell_id(tall) == before
     tall.screenshot(path=pictures / "reconnected-session.png")
+
+
+def test_what_is_pasted_arrives_whole_when_wires_are_cut(
+    house: House, tall: Page, start_agent: Callable[[str], AgentProcess], tmp_path: Path
+) -> None:
+    start_agent("scribe")
+    sign_in(tall, house.link())
+    expect(row(tall, "scribe").get_by_test_id("agent-state")).to_have_text("online", timeout=WAIT)
+    open_machine(tall, "scribe")
+    run(tall, "stty -echo; echo ready-$((6*7))", "ready-42", seconds=40)
+    enter(tall, 'cat > "$HOME/got"; stty echo; echo done-$((6*7))')
+    written = ""
+    for part in range(5):
+        lines = "".join(f"{part}.{line} all that is typed arrives\n" for line in range(1000))
+        tall.evaluate(PASTE_AND_CUT, [lines, part * 10])
+        tall.wait_for_function("window.__wires.length > 0", timeout=WAIT)
+        expect(tall.get_by_test_id("connection-state")).to_have_text("connected", timeout=WAIT)
+        written += lines
+    tall.keyboard.press("Control+D")
+    deadline = time.monotonic() + WAIT / 1000
+    while "done-42" not in rows(tall):
+        assert time.monotonic() < deadline, rows(tall)
+        tall.wait_for_timeout(50)
+    assert (tmp_path / "got").read_text() == written
 
 
 def test_the_hub_may_be_gone_and_come_back(tall: Page, tmp_path: Path, scale: float, pictures: Path) -> None:
