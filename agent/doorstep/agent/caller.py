@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -66,6 +66,7 @@ _log = logging.getLogger("doorstep.agent")
 _UNSENT = 64
 """Messages of one caller that wait for the signaling service; more are dropped, as a broadcast may be."""
 
+Told = TypeVar("Told", ConnectionReady, ConnectionRefused)
 Send = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
 
@@ -227,7 +228,7 @@ class Caller:
                 self._post(self._house.send_agents, ready, serial, acknowledged=ready.answer is not None)
             case SendRefused(serial, message):
                 self._house.tell(EventKind.REFUSED, self.session_id, reason=message.message)
-                self._post(self._house.send_agents, message)
+                self._post(self._house.send_agents, self._coming(message))
             case SendAnswer(serial, message):
                 answer = self._proofs.answer(message)
                 self._post(self._house.send_signaling, answer, serial, acknowledged=True)
@@ -247,10 +248,10 @@ class Caller:
             case Ignored(name, why):
                 _log.debug("session %s: %s ignored (%s)", self.session_id, name, why)
 
-    def _coming(self, ready: ConnectionReady) -> ConnectionReady:
+    def _coming(self, message: Told) -> Told:
         """Promise only what has not failed meanwhile."""
-        comes = [word for word in ready.capabilities if self._house.meetings.comes(self.session_id, word)]
-        return msgspec.structs.replace(ready, capabilities=tuple(comes))
+        comes = [word for word in message.capabilities if self._house.meetings.comes(self.session_id, word)]
+        return msgspec.structs.replace(message, capabilities=tuple(comes))
 
     def _report(self, report: Report[AnsweringState]) -> None:
         reason = report.reason

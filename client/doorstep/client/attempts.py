@@ -60,6 +60,7 @@ from doorstep.protocol.errors import (
 from doorstep.protocol.ids import AgentId, SessionId, UserId, agents_topic, signaling_topic
 from doorstep.protocol.signaling import (
     ConnectionReady,
+    ConnectionRefused,
     ConnectionRequest,
     IceServer,
     Message,
@@ -86,7 +87,7 @@ logger = logging.getLogger("doorstep.client")
 
 Sleep = Callable[[float], Awaitable[None]]
 
-_ANSWERED = (AttemptState.CREATING_OFFER, AttemptState.WAITING_ANSWER, AttemptState.CONNECTING)
+_NOT_ANSWERED = (AttemptState.REQUESTING, AttemptState.WAITING_READY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,7 @@ class Connector:
         when there is none); without it every attempt starts a new one.
 
         Every request names the ``capabilities`` there are at that moment; ``on_ready`` hears those of every
-        ready that is believed to answer one. Without ``offers`` it only knocks, until it is cancelled.
+        answer, yes or no, that is believed. Without ``offers`` it only knocks, until it is cancelled.
         """
         self._session = session
         self._carry = carry if carry is not None or session is None else session.carry
@@ -292,11 +293,17 @@ class Connector:
         if self._is_late(message):
             logger.info("agent %s: a ready for an earlier knock is ignored", self._target.agent_id)
             return
-        waited = self._machine.state in (AttemptState.REQUESTING, AttemptState.WAITING_READY)
+        before = self._machine.state
         self._handle(message)
-        answered = waited and self._machine.state in _ANSWERED
-        if answered and isinstance(message, ConnectionReady) and self._on_ready is not None:
-            self._on_ready(message.capabilities)
+        if self._on_ready is None or before is self._machine.state:
+            return  # it was not believed
+        match message:
+            case ConnectionReady() if before in _NOT_ANSWERED:
+                self._on_ready(message.capabilities)
+            case ConnectionRefused():
+                self._on_ready(message.capabilities)
+            case _:
+                pass
 
     def _is_late(self, message: Message) -> bool:
         if self._trust is None or not isinstance(message, ConnectionReady) or message.answer is not None:

@@ -477,7 +477,11 @@ class Answering(Machine[AnsweringState, AnsweringTrigger, AnsweringEffect]):
 
     def _refuse(self, code: str, reason: str, now: float) -> None:
         refused = ConnectionRefused(
-            agent_id=self._agent_id, session_id=self._session_id, code=code, message=_sentence(reason)
+            agent_id=self._agent_id,
+            session_id=self._session_id,
+            code=code,
+            message=_sentence(reason),
+            capabilities=self._common,
         )
         self._emit(SendRefused(self._serial, refused))
         self._end(_T.FAIL, reason, now)

@@ -115,7 +115,10 @@ class ConnectionReady(_Message, frozen=True, kw_only=True):
 
 
 class ConnectionRefused(_Message, frozen=True, kw_only=True):
-    """Agent → client: no. ``code`` is a word of the protocol, ``retry_after`` is in seconds."""
+    """Agent → client: no. ``code`` is a word of the protocol, ``retry_after`` is in seconds.
+
+    ``capabilities`` are as in a ready: the peer connection came to nothing, but the agent comes there.
+    """
 
     event: ClassVar[str] = "connection-refused"
     agent_id: AgentId
@@ -123,9 +126,11 @@ class ConnectionRefused(_Message, frozen=True, kw_only=True):
     message: str
     session_id: SessionId | None = None
     retry_after: float | None = None
+    capabilities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _ids(self.agent_id, self.session_id)
+        _words("capabilities", self.capabilities)
         _text("code", self.code, limits.WORD_BYTES)
         _text("message", self.message, limits.TEXT_BYTES)
         if self.retry_after is not None and not (math.isfinite(self.retry_after) and self.retry_after >= 0):

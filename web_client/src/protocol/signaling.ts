@@ -53,6 +53,8 @@ export interface ConnectionRefused {
     readonly sessionId?: string;
     /** Seconds. */
     readonly retryAfter?: number;
+    /** As in a ready: the peer connection came to nothing, but the agent comes there. */
+    readonly capabilities?: readonly string[];
 }
 
 export interface Offer {
@@ -202,6 +204,7 @@ const SHAPES: Readonly<Record<Message["event"], Shape>> = {
         "message!": sentence,
         ...session,
         retryAfter: pause,
+        capabilities: list(CAPABILITIES, word),
     },
     offer: { "sdp!": sdp, ...session, proof },
     answer: { "sdp!": sdp, ...session, replyTo: word, proof },

@@ -1,0 +1,445 @@
+"""``Way``: several roads at once: which wire carries, what observers see, what ends all, and when, in virtual
+time. The agent is a few lines on a memory bus; the second road is a place in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doorstep.client.keeping import Keeper
+from doorstep.client.known import KnownAgents, Stranger
+from doorstep.client.progress import AttemptReport
+from doorstep.client.trust import Trust
+from doorstep.client.way import Way
+from doorstep.protocol.attempt import AttemptState as S
+from doorstep.protocol.errors import (
+    AgentUnreachable,
+    ConnectFailed,
+    ConnectionRefused,
+    InvalidInput,
+    PeerNotTrusted,
+)
+from doorstep.protocol.ids import agents_topic
+from doorstep.protocol.proof import PrivateKey, PublicKey
+from doorstep.protocol.signaling import ConnectionReady, ConnectionRequest, Offer, dump, parse
+from doorstep.protocol.signaling import ConnectionRefused as Refusal
+from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.protocol.trust import TranscriptProofs
+from doorstep.runtime import Role, Session
+from doorstep.runtime.tasks import TaskOwner
+from doorstep.testing.bus import MemoryBus
+from doorstep.testing.clock import run_virtual
+from doorstep.testing.place import Place
+from doorstep.transport.backend import AgentRow
+from doorstep.transport.ice_servers import IceServers
+from doorstep.transport.signaling import Channel, ChannelSpec
+
+from .door import AGENT, USER
+
+GOOD = [S.REQUESTING, S.WAITING_READY, S.CREATING_OFFER, S.WAITING_ANSWER, S.CONNECTING, S.CONNECTED]
+KEY = PrivateKey(bytes(32))
+ATTEMPT = [S.REQUESTING, S.WAITING_READY, S.FAILED]
+
+
+class NoPeer:
+    """Virtual time knows no sockets: WebRTC comes to nothing here."""
+
+    on_candidate = None
+
+    async def create_offer(self) -> str:
+        return "v=0\r\na=ice-ufrag:abcd\r\n"
+
+    async def close(self) -> None:
+        return None
+
+
+class Believing(Trust):
+    """Believes and pins without files or threads, which virtual time does not know."""
+
+    distrusts = False
+
+    async def renew(self, public_key: str | None) -> None:
+        return None
+
+    async def met(self, shown: PublicKey | None) -> None:
+        if self.distrusts:
+            raise PeerNotTrusted("it is somebody else")
+
+    def request(self, message: ConnectionRequest) -> ConnectionRequest:
+        return message
+
+    async def offer(self, message: Offer, ready: object) -> Offer:
+        return message
+
+
+class Host:
+    """The back end as a way sees it."""
+
+    user_id = USER
+    http: Any = None
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self._bus = bus
+        self.signed_in = 0
+
+    async def access_token(self) -> str:
+        return "token"
+
+    async def find_agent(self, name_or_id: str) -> AgentRow:
+        return AgentRow(id=AGENT, owner_id=USER, name="box", status="online")
+
+    def separate_signaling(self) -> Any:
+        return self._bus.signaling("client")
+
+    @asynccontextmanager
+    async def sign_in(self) -> AsyncIterator[Host]:
+        self.signed_in += 1
+        try:
+            yield self
+        finally:
+            self.signed_in -= 1
+
+
+class Machine:
+    """An agent that answers from knock number ``answers`` on; ``comes`` to the place, ``late`` by so many
+    seconds; ``refuses`` by this code. It never answers an offer."""
+
+    def __init__(
+        self, place: Place, *, answers: int = 1, comes: bool = True, late: float = 0, refuses: str = ""
+    ) -> None:
+        self.knocks: list[tuple[float, tuple[str, ...]]] = []
+        self.sessions: list[Session] = []
+        self._place = place
+        self._answers, self._comes, self._late, self._refuses = answers, comes, late, refuses
+        self._tasks = TaskOwner()
+        self._living: Session | None = None
+        self._agents: Channel
+
+    @asynccontextmanager
+    async def open(self, bus: MemoryBus) -> AsyncIterator[Machine]:
+        signaling = bus.signaling("agent")
+        spec = ChannelSpec(topic=agents_topic(USER), on_message=self._hear)
+        self._agents = await signaling.join(spec, timeout=5)
+        try:
+            yield self
+        finally:
+            self._tasks.cancel()
+            await self._tasks.ended(1)
+            for session in self.sessions:
+                await session.close()
+            await signaling.close()
+
+    def _hear(self, event: str, payload: dict[str, Any]) -> None:
+        message = parse(event, payload)
+        if isinstance(message, ConnectionRequest):
+            self.knocks.append((asyncio.get_running_loop().time(), message.capabilities))
+            self._tasks.spawn(self._answer(message), "answer")
+
+    async def _answer(self, request: ConnectionRequest) -> None:
+        if len(self.knocks) < self._answers:
+            return
+        comes = "relay" in request.capabilities and self._comes
+        if comes:
+            self._tasks.spawn(self._come(request), "come")
+        said: dict[str, Any] = {"agent_id": AGENT, "session_id": request.session_id}
+        said["capabilities"] = ("relay",) if comes else ()
+        if self._refuses:
+            await self._agents.send(*dump(Refusal(code=self._refuses, message="no", **said)))
+        else:
+            await self._agents.send(*dump(ConnectionReady(**said)))
+
+    async def _come(self, request: ConnectionRequest) -> None:
+        assert request.session_id is not None
+        await asyncio.sleep(self._late)
+        wire = await self._place.road.meet(
+            role=Role.AGENT, session_id=request.session_id, agent_id=AGENT, prover=TranscriptProofs(KEY)
+        )
+        if self._living is None or self._living.closed:
+            self._living = Session(role=Role.AGENT, session_id=request.session_id, about={"name": "box"})
+            self.sessions.append(self._living)
+        await self._living.carry(wire)
+
+
+class World:
+    """A client's way to the machine."""
+
+    def __init__(
+        self, machine: Machine, place: Place, bus: MemoryBus, timing: Timing, **options: Any
+    ) -> None:
+        self.machine, self.place = machine, place
+        self.reports: list[AttemptReport] = []
+        self.host = Host(bus)
+        self.way = Way(
+            "box",
+            "http://hub.test",
+            self.host.sign_in,
+            timing=timing,
+            ice_servers=IceServers(None, timing=timing),
+            roads={"relay": lambda _: place.road},
+            state_dir=Path("/nonexistent"),
+            on_state=self.reports.append,
+            open_peer=_no_peer,
+            **options,
+        )
+        self.way._trust = Believing(
+            KEY, KnownAgents(Path("/nonexistent")), Stranger("", AGENT, "box"), self.way.session.id
+        )
+
+    @property
+    def session(self) -> Session:
+        return self.way.session
+
+    @property
+    def states(self) -> list[S]:
+        return [report.state for report in self.reports]
+
+    async def fails(self, error: type[Exception]) -> float:
+        """Seconds until the connect has failed so."""
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(error):
+            await self.way.open()
+        return asyncio.get_running_loop().time() - started
+
+
+async def _no_peer(servers: Sequence[object]) -> Any:
+    return NoPeer()
+
+
+def play(
+    story: Callable[[World], Coroutine[Any, Any, None]],
+    *,
+    timing: Timing = DEFAULT_TIMING,
+    place: Callable[[], Place] = Place,
+    force: str | None = None,
+    **manners: Any,
+) -> None:
+    """Run a story in virtual time; afterwards nothing is left, and everybody is signed out."""
+
+    async def main() -> None:
+        bus, where = MemoryBus(), place()
+        async with Machine(where, **manners).open(bus) as machine:
+            world = World(machine, where, bus, timing, force=force)
+            try:
+                await story(world)
+            finally:
+                await world.session.close()
+                await world.way.close()
+            assert world.host.signed_in == 0
+        await asyncio.sleep(0)
+        assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+    run_virtual(main())
+
+
+def test_the_relay_carries_while_webrtc_comes_to_nothing() -> None:
+    async def story(world: World) -> None:
+        await world.way.open()
+        assert world.states == GOOD
+        assert world.reports[-1].reason == "relay"
+        assert world.session.peer["name"] == "box"
+        assert world.session.stats()["relayReason"] == "webrtc is being tried"
+        assert world.machine.knocks[0][1] == ("relay",)
+
+    play(story)
+
+
+def test_webrtc_that_fails_for_good_does_not_end_what_the_agent_has_promised() -> None:
+    async def story(world: World) -> None:
+        await world.way.open()
+        assert world.states == [
+            *3 * [*GOOD[:4], S.FAILED, S.RETRYING],
+            *GOOD[:4],
+            S.FAILED,
+            S.RETRYING,
+            *GOOD,
+        ]
+        assert (world.reports[-1].attempt, world.reports[-1].reason) == (5, "relay")
+
+    play(story, timing=Timing(answer=0.5), late=15)
+
+
+def test_one_that_has_promised_and_does_not_come_is_waited_for_until_the_end() -> None:
+    async def story(world: World) -> None:
+        assert await world.fails(ConnectFailed) == pytest.approx(30, abs=0.1)
+
+    play(story, timing=Timing(answer=0.5), late=99)
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["no relay", "nobody at the relay"])
+def test_an_offline_agent_takes_as_long_as_without_a_relay(gone: bool) -> None:
+    async def story(world: World) -> None:
+        world.place.fails = ConnectFailed("404") if gone else None
+        assert await world.fails(AgentUnreachable) == pytest.approx(29, abs=0.05)
+        assert world.states == [*ATTEMPT, S.RETRYING, *ATTEMPT, S.RETRYING, *ATTEMPT, S.RETRYING, *ATTEMPT]
+        assert len(world.machine.knocks) == 4
+
+    play(story, answers=99)
+
+
+def test_without_a_relay_webrtcs_error_comes_when_webrtc_has_failed() -> None:
+    async def story(world: World) -> None:
+        world.place.fails = ConnectFailed("no relay at all")
+        with pytest.raises(ConnectFailed, match="no answer"):
+            await world.way.open()
+        assert world.states[-1] is S.FAILED
+
+    play(story, timing=Timing(answer=0.5))
+
+
+def test_an_agent_that_does_not_come_is_not_waited_for() -> None:
+    """Of an older version, for one: the error is WebRTC's, at its time."""
+
+    async def story(world: World) -> None:
+        timing = Timing(answer=0.5)
+        took = await world.fails(ConnectFailed)
+        assert took == pytest.approx(4 * timing.answer + 3 * timing.retry_pause, abs=0.1)
+
+    play(story, timing=Timing(answer=0.5), comes=False)
+
+
+@pytest.mark.parametrize("code", ["busy", "forbidden", "not-trusted"])
+def test_a_refusal_ends_all_at_once(code: str) -> None:
+    async def story(world: World) -> None:
+        error = PeerNotTrusted if code == "not-trusted" else ConnectionRefused
+        assert await world.fails(error) < 1
+        assert world.states == [*ATTEMPT]
+
+    play(story, refuses=code, comes=False)
+
+
+def test_a_refusal_for_the_peer_connections_sake_does_not_end_the_relay() -> None:
+    async def story(world: World) -> None:
+        await world.way.open()
+        assert world.states == [*ATTEMPT, S.RETRYING, *GOOD]
+        assert "connect-failed" in str(world.session.stats()["relayReason"])
+
+    play(story, refuses="connect-failed", late=2)
+
+
+def test_a_refusal_for_the_peer_connections_sake_of_one_who_does_not_come() -> None:
+    async def story(world: World) -> None:
+        assert await world.fails(ConnectionRefused) < 1
+        assert world.states == ATTEMPT
+
+    play(story, refuses="connect-failed", comes=False)
+
+
+def test_who_is_not_trusted_at_the_relay_ends_all() -> None:
+    async def story(world: World) -> None:
+        assert world.way._trust is not None
+        world.way._trust.distrusts = True  # type: ignore[attr-defined]
+        assert await world.fails(PeerNotTrusted) < 1
+        assert world.states[-1] is S.FAILED
+        assert S.IDLE not in world.states
+        assert world.session.wires == 0
+
+    play(story)
+
+
+def test_only_the_relay() -> None:
+    async def story(world: World) -> None:
+        await world.way.open()
+        assert world.states == GOOD
+        assert world.session.stats()["relayReason"] == "forced"
+        await asyncio.sleep(100)
+        assert len(world.machine.knocks) == 1  # nothing better is looked for
+
+    play(story, force="relay")
+
+
+def test_only_the_relay_and_nobody_there() -> None:
+    async def story(world: World) -> None:
+        assert await world.fails(AgentUnreachable) == pytest.approx(29, abs=0.05)
+        assert world.states == [*ATTEMPT, S.RETRYING, *ATTEMPT, S.RETRYING, *ATTEMPT, S.RETRYING, *ATTEMPT]
+
+    play(story, force="relay", answers=99)
+
+
+def test_only_the_relay_and_there_is_none() -> None:
+    async def story(world: World) -> None:
+        world.place.fails = ConnectFailed("404")
+        assert await world.fails(ConnectFailed) < 1
+
+    play(story, force="relay")
+
+
+def test_a_road_that_there_is_not_cannot_be_forced() -> None:
+    async def story(world: World) -> None:
+        raise AssertionError
+
+    with pytest.raises(InvalidInput, match="carrier-pigeon"):
+        play(story, force="carrier-pigeon")
+
+
+@pytest.mark.parametrize("force", ["direct", "turn"])
+def test_only_webrtc_goes_nowhere_else(force: str) -> None:
+    async def story(world: World) -> None:
+        await world.fails(ConnectFailed)
+        assert world.place.came == []
+        assert {capabilities for _, capabilities in world.machine.knocks} == {()}
+
+    play(story, force=force)
+
+
+def test_webrtc_is_tried_again_ever_less_often_and_without_disturbing_the_relay() -> None:
+    timing = Timing(answer=0.25, retry_pause=0.25, total=2)
+
+    async def story(world: World) -> None:
+        await world.way.open()
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(1000)
+        tries = [at - began for at, capabilities in world.machine.knocks[1:]]
+        gaps = [late - early for early, late in itertools.pairwise(tries) if late - early > 5]
+        for gap, pause in zip(gaps, (15, 30, 60, 120, 240, 300), strict=False):
+            assert gap == pytest.approx(pause, abs=1)
+        assert len(gaps) >= 5
+        assert {capabilities for _, capabilities in world.machine.knocks[1:]} == {()}
+        assert world.session.wires == 1
+        assert str(world.session.stats()["relayReason"]).startswith("webrtc: no answer")
+        assert world.states == GOOD  # observers are told of connects only
+
+    play(story, timing=timing)
+
+
+def test_a_lost_relay_wire_is_replaced() -> None:
+    async def story(world: World) -> None:
+        await world.way.open()
+        keeper = Keeper(world.session, lambda _: world.way.open(), DEFAULT_TIMING, tuple)
+        keeper.start()
+        for _ in range(3):
+            await world.place.wires[-1].close("cut")
+            await asyncio.sleep(5)
+        assert world.session.wires == 4
+        assert world.states == 4 * GOOD
+        await world.session.close()
+        await keeper.ended()
+
+    play(story)
+
+
+def test_a_knock_that_comes_late_finds_us_still_there() -> None:
+    """We come again when nobody came in time, as long as the connect lasts."""
+    timing = Timing(relay_wait=2)
+
+    async def story(world: World) -> None:
+        await world.way.open()
+        assert [role for role, _ in world.place.came].count(Role.CLIENT) > 2
+        assert world.states == [*ATTEMPT, S.RETRYING, *GOOD]
+
+    play(story, timing=timing, answers=2, place=lambda: Place(timing=timing))
+
+
+def test_a_cancelled_connect_leaves_nothing() -> None:
+    async def story(world: World) -> None:
+        opening = asyncio.create_task(world.way.open())
+        await asyncio.sleep(1)
+        opening.cancel()
+        await asyncio.wait({opening})
+
+    play(story, answers=99)
