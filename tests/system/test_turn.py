@@ -15,6 +15,7 @@ import pytest_asyncio
 from doorstep.agent.run import run as run_agent
 from doorstep.agent.settings import Settings
 from doorstep.client import Agent, connect
+from doorstep.client.attempts import Connector, Target
 from doorstep.hub.relay_limits import TurnConfig
 from doorstep.protocol.timing import Timing
 from doorstep.testing.coturn import Coturn, coturn, turnserver
@@ -117,3 +118,23 @@ async def test_a_client_has_them_by_the_time_of_its_offer(tmp_path: Path, server
                 (found,) = await soon()
     assert found.urls == turn.urls
     assert found.credential
+
+
+async def test_a_plain_client_uses_those_that_the_agent_names(
+    tmp_path: Path, server: Coturn, scale: float
+) -> None:
+    """``connection-ready`` has them for a client that knows nothing of the back end's."""
+    secret = tmp_path / "secret"
+    secret.write_text(server.secret)
+    options = ["--turn-secret-file", str(secret), "--turn-url", *server.urls("udp")]
+    async with stack(tmp_path, scale=scale, hub_options=options) as running:
+        user = await running.user()
+        await running.agent(user, "box", environment=RELAY_ONLY)
+        async with no_leaks(), await Backend.sign_in(user.credentials) as backend:
+            row = await backend.find_agent("box")
+            target = Target(user_id=backend.user_id, agent_id=row.id, session_id=None)
+            session = await Connector(target, backend.signaling(), express=False, force="turn").connect()
+            stats = session.stats()["transport"]
+            await session.close()
+    assert isinstance(stats, dict)
+    assert [stats[end]["type"] for end in ("localCandidate", "remoteCandidate")] == ["relay", "relay"]
