@@ -31,6 +31,11 @@ export function signalingTopic(agent: string): string {
     return `agent:${agent}:signaling`;
 }
 
+/** The channel over which one session may go when there is no other road. */
+export function wireTopic(agent: string, session: string): string {
+    return `agent:${agent}:wire:${session}`;
+}
+
 function checked(field: string, text: string, pattern: RegExp, rule: string): string {
     if (!pattern.test(text)) throw new InvalidInput(field, rule);
     return text;

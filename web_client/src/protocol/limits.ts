@@ -48,3 +48,16 @@ export const LANE_LOW_WATER = 64 * KIB;
 export const LANE_LIMIT = 16 * MIB;
 /** Agent names, service names, methods. */
 export const NAME_CHARACTERS = 64;
+/** Messages per second that one end of a broadcast wire sends. Each counts twice, as sent and as received. */
+export const BROADCAST_RATE = 10;
+/** Messages that go at once after a rest. */
+export const BROADCAST_BURST = 5;
+/** Bytes of the stream in one message; a third more in base64. */
+export const BROADCAST_BYTES = 8 * KIB;
+/** Pieces of the stream from the oldest that is not acknowledged. */
+export const BROADCAST_WINDOW = 32;
+/** A piece that goes unacknowledged more often than this ends the wire. */
+export const BROADCAST_RESENDS = 5;
+/** A writer waits above this many bytes until there are no more than the low mark. */
+export const BROADCAST_HIGH_WATER = 24 * KIB;
+export const BROADCAST_LOW_WATER = 8 * KIB;

@@ -41,6 +41,22 @@ export interface Timing {
     readonly relayOpen: number;
     /** From joining the relay to the other side being there. */
     readonly relayWait: number;
+    /** The other roads get this long before a wire over broadcasts, which costs quota, is opened at all. */
+    readonly broadcastPause: number;
+    /** A relay that has neither brought a wire nor failed after this long more is not waited for. */
+    readonly broadcastAfter: number;
+    /** From joining the topic of a broadcast wire to the other side being there. */
+    readonly broadcastWait: number;
+    /** The sealed handshake over broadcasts, a lost message or two included. */
+    readonly broadcastOpen: number;
+    /** What is to be sent waits so long for more: keystrokes of one moment are one message. */
+    readonly broadcastSlot: number;
+    /** An acknowledgement waits so long for a message to ride on. */
+    readonly broadcastAcknowledge: number;
+    /** Unacknowledged for this long, or for the usual round trip if that is more: sent again; then doubled. */
+    readonly broadcastResend: number;
+    /** Longest of these waits. */
+    readonly broadcastResendCap: number;
     /** Default deadline of a CALL. */
     readonly call: number;
     /** An orderly end: the peer's last frames on a wire that is being left. */
@@ -68,6 +84,14 @@ export const DEFAULT_TIMING: Timing = Object.freeze({
     keep: 300,
     relayOpen: 5,
     relayWait: 20,
+    broadcastPause: 1,
+    broadcastAfter: 5,
+    broadcastWait: 20,
+    broadcastOpen: 10,
+    broadcastSlot: 0.02,
+    broadcastAcknowledge: 0.2,
+    broadcastResend: 1,
+    broadcastResendCap: 3,
     call: 30,
     shutdown: 2,
 });
