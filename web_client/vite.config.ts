@@ -12,12 +12,15 @@ export default defineConfig({
         target: "es2023",
         assetsInlineLimit: 0, // a data: URL would need its own line in the policy
         modulePreload: { polyfill: false },
-        chunkSizeWarningLimit: 700,
+        chunkSizeWarningLimit: 800,
     },
     server: {
         host: "127.0.0.1",
         proxy: Object.fromEntries(
-            ["/config.json", "/auth", "/rest", "/realtime"].map((path) => [path, { target: hub, ws: true }]),
+            ["/config.json", "/auth", "/rest", "/realtime", "/relay"].map((path) => [
+                path,
+                { target: hub, ws: true },
+            ]),
         ),
     },
 });

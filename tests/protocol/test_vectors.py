@@ -103,6 +103,7 @@ def build(machine: str, options: dict[str, Any]) -> Any:
     return Attempt(
         **given,
         express=options["express"],
+        offers=options.get("offers", True),
         client_id=options.get("clientId"),
         capabilities=tuple(options.get("capabilities", ())),
     )

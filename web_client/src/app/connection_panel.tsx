@@ -48,7 +48,11 @@ export function ConnectionPanel({ connection, session, status, agent, leave }: P
                 />
                 <Fact name="Agent" value={agentAbout.filter(Boolean).join(", ") || NOTHING} size="wide" />
                 <Fact name="Machine’s key" value={key} size="whole" />
-                <Fact name="Why not WebRTC" value={reason || NOTHING} size="row" />
+                <Fact
+                    name="Why not WebRTC"
+                    value={(stats?.kind !== "webrtc" && reason) || NOTHING}
+                    size="row"
+                />
             </dl>
             <div class="panel-foot">
                 <ForceChoice />

@@ -105,7 +105,7 @@ export class Connection {
             return;
         }
         void last.pool.close();
-        const ways = this.makeWays();
+        const ways = this.makeWays(last.pool.wire.value);
         this.ways = ways;
         this.reach(ways).catch((error: Error) => console.info("not rerouted:", error.message));
     }
@@ -148,7 +148,7 @@ export class Connection {
         }
     }
 
-    private makeWays(): Ways {
+    private makeWays(present: Wire | null = null): Ways {
         const { roads = [], force: forced } = this.options;
         const force = forced?.() ?? null;
         const every = new Roads({
@@ -164,6 +164,7 @@ export class Connection {
             every.openers,
             (wire) => this.carry(pool, wire),
             this.options.timing,
+            present,
         );
         return { pool, roads: every, force };
     }

@@ -45,16 +45,19 @@ export class WirePool {
     private pause: number;
     private timer: ReturnType<typeof setTimeout> | undefined;
 
+    /** `present` carries the session now, and is not of these ways. */
     constructor(
         openers: readonly Opener[],
         carry: Carry,
         timing: Pick<Timing, "improveFirst" | "improveCap">,
+        present: Wire | null = null,
     ) {
         this.openers = openers;
         this.carry = carry;
         this.timing = timing;
         this.rank = openers.length;
         this.pause = timing.improveFirst;
+        if (present) this.hold(present);
     }
 
     /** Why the session is not on the best wire; "" when it is, or on none. */
@@ -146,14 +149,18 @@ export class WirePool {
                 signal.removeEventListener("abort", unwanted);
             }
             this.rank = rank;
-            this.wire.set(wire);
-            void wire.closed.then(() => {
-                if (this.wire.value === wire) this.wire.set(null);
-            });
+            this.hold(wire);
             for (const [other, { stop }] of this.running) if (other > rank) stop.abort();
         });
         this.turn = taken.catch(() => undefined);
         return taken;
+    }
+
+    private hold(wire: Wire): void {
+        this.wire.set(wire);
+        void wire.closed.then(() => {
+            if (this.wire.value === wire) this.wire.set(null);
+        });
     }
 
     /** While a lesser wire carries the session and nothing better is being tried, that is tried again, ever more seldom. */

@@ -192,6 +192,22 @@ describe("wire pool", () => {
         await again;
     });
 
+    it("a wire of another way carries on until one of these is ready", async () => {
+        const present = new MemoryWire();
+        const other = new WirePool([best], async () => undefined, TIMING, present);
+        const opened = other.open();
+        opened.catch(() => undefined);
+        await settle();
+        best.broken(new ConnectFailed("no path"));
+        await expect(opened).rejects.toThrow("no path");
+        expect([other.wire.value, other.reason]).toEqual([present, "best: no path"]);
+        await vi.advanceTimersByTimeAsync(15_000);
+        expect(best.tries).toBe(2);
+        const wire = await best.ready();
+        expect([other.wire.value, other.reason]).toEqual([wire, ""]);
+        await other.close();
+    });
+
     it("closed: what is under way ends, the wire stays, nothing starts", async () => {
         const opened = pool.open();
         await settle();
