@@ -36,11 +36,11 @@ from doorstep.runtime.tasks import TaskOwner
 from doorstep.testing.bus import MemoryBus
 from doorstep.testing.clock import run_virtual
 from doorstep.testing.place import Place
-from doorstep.transport.backend import AgentRow
 from doorstep.transport.ice_servers import IceServers
 from doorstep.transport.signaling import Channel, ChannelSpec
 
 from .door import AGENT, USER
+from .host import Host
 
 GOOD = [S.REQUESTING, S.WAITING_READY, S.CREATING_OFFER, S.WAITING_ANSWER, S.CONNECTING, S.CONNECTED]
 KEY = PrivateKey(bytes(32))
@@ -76,34 +76,6 @@ class Believing(Trust):
 
     async def offer(self, message: Offer, ready: object) -> Offer:
         return message
-
-
-class Host:
-    """The back end as a way sees it."""
-
-    user_id = USER
-    http: Any = None
-
-    def __init__(self, bus: MemoryBus) -> None:
-        self._bus = bus
-        self.signed_in = 0
-
-    async def access_token(self) -> str:
-        return "token"
-
-    async def find_agent(self, name_or_id: str) -> AgentRow:
-        return AgentRow(id=AGENT, owner_id=USER, name="box", status="online")
-
-    def separate_signaling(self) -> Any:
-        return self._bus.signaling("client")
-
-    @asynccontextmanager
-    async def sign_in(self) -> AsyncIterator[Host]:
-        self.signed_in += 1
-        try:
-            yield self
-        finally:
-            self.signed_in -= 1
 
 
 class Machine:

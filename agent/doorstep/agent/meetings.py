@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from doorstep.agent.events import EventKind
 from doorstep.protocol.errors import DoorstepError, PeerNotTrusted
@@ -24,6 +24,9 @@ from doorstep.transport.road import Road
 from doorstep.transport.wire import Wire
 
 __all__ = ["Meetings"]
+
+Place: TypeAlias = tuple[SessionId, str]
+"""A session and the kind of road."""
 
 _log = logging.getLogger("doorstep.agent")
 
@@ -52,7 +55,8 @@ class Meetings:
         self._house = house
         self._timing = timing
         self._roads = tuple(roads)
-        self._waiting: dict[tuple[SessionId, str], asyncio.Task[None]] = {}
+        self._waiting: dict[Place, asyncio.Task[None]] = {}
+        self._met: set[Place] = set()  # where a wire is being handed over
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -77,8 +81,8 @@ class Meetings:
                 task.add_done_callback(partial(self._forget, place))
 
     def comes(self, session_id: SessionId | None, kind: str) -> bool:
-        """Whether the session is still waited for by this road."""
-        return session_id is not None and (session_id, kind) in self._waiting
+        """Whether the session is waited for by this road, or has just been met there."""
+        return session_id is not None and (session_id, kind) in self._waiting.keys() | self._met
 
     def over(self, session_id: SessionId) -> None:
         """The session needs no more of this: it has its best wire, or has ended."""
@@ -92,7 +96,7 @@ class Meetings:
         for session_id in self.sessions:
             self.over(session_id)
 
-    def _forget(self, place: tuple[SessionId, str], task: asyncio.Task[None]) -> None:
+    def _forget(self, place: Place, task: asyncio.Task[None] | None) -> None:
         if self._waiting.get(place) is task:
             del self._waiting[place]
 
@@ -100,6 +104,7 @@ class Meetings:
         self, road: Road, session_id: SessionId, client: PublicKey | None, knocked: float
     ) -> None:
         house, clock = self._house, asyncio.get_running_loop().time
+        place, me = (session_id, road.kind), asyncio.current_task()
         proofs = TranscriptProofs(house.key, expected=client, required=house.require_proof)
         try:
             if road.costly:
@@ -107,13 +112,14 @@ class Meetings:
             wire = await road.meet(
                 role=Role.AGENT, session_id=session_id, agent_id=house.agent_id, prover=proofs
             )
-            del self._waiting[session_id, road.kind]  # a newer knock is answered beside it
+            self._met.add(place)
+            self._forget(place, me)  # a newer knock is answered beside it
             resumed = await house.carry(session_id, wire, proofs.shown)
         except PeerNotTrusted as error:
             house.tell(EventKind.REFUSED, session_id, reason=str(error))
         except DoorstepError as error:
             _log.info("session %s: no wire by %s: %s", session_id, road.kind, error)
-            self._waiting.pop((session_id, road.kind), None)
+            self._forget(place, me)
             house.missed(session_id, f"{road.kind}: {error}")
         except Exception:  # noqa: BLE001 - logged; one client's fault is nobody else's
             _log.exception("session %s: the wire by %s failed", session_id, road.kind)
@@ -123,6 +129,8 @@ class Meetings:
             seconds = round(clock() - knocked, 3)
             house.tell(kind, session_id, wire=wire.kind, seconds=seconds, client_key=key)
             self._spare_costs(session_id)
+        finally:
+            self._met.discard(place)
 
     async def _wait_for_others(self, session_id: SessionId) -> None:
         await asyncio.sleep(self._timing.broadcast_pause)
