@@ -24,10 +24,10 @@ _CUT = 0.85
 """Part of the window that shrinking must have left at most for its effect to be seen among others' noise."""
 _FOLLOWS = 0.4
 """Part of the fall that a queue of ours would show, below which it is not ours."""
-_GROWTH, _BACK = 3, 16
+_GROWTH, _BACK = 4, 16
 """Packets per round beside a flow that fills every buffer (rounds are long then, and CUBIC grows by time), or
 this part of the way back to the window of the last overflow."""
-_PATIENCE, _PATIENCE_MOST = 5.0, 40.0
+_PATIENCE, _PATIENCE_MOST = 5.0, 20.0
 """Seconds between two looks whether the company has left."""
 _RELAPSE, _RELAPSE_ROUNDS = 10.0, 2
 """Seconds after leaving in which so many rounds with a queue are enough to compete again."""
@@ -41,8 +41,8 @@ class Company:
     """``present``: we compete. Windows are bytes; times are seconds."""
 
     __slots__ = (
-        "_before", "_from", "_from_rtt", "_left_at", "_left_window", "_queue", "_round_at", "_rounds",
-        "_rtts", "_shown_at", "_starved", "most", "patience", "present",
+        "_before", "_from", "_from_rtt", "_left_at", "_left_window", "_peak", "_queue", "_round_at",
+        "_rounds", "_rtts", "_shown_at", "_starved", "most", "patience", "present",
     )  # fmt: skip
 
     def __init__(self, rtts: RoundTrips) -> None:
@@ -56,6 +56,8 @@ class Company:
         self._from = self._before = 0
         """The windows when shrinking began, and the one that the last round has shown."""
         self._from_rtt = 0.0
+        self._peak = 0
+        """The largest window since a round had no queue."""
         self._starved = self._round_at = 0.0
         self._shown_at = float("-inf")
         self._left_at = float("-inf")
@@ -71,12 +73,13 @@ class Company:
         if not self._rounds:
             self._from, self._from_rtt = window, self._rtts.least
         self._rounds += 1
+        self._peak = max(self._peak, window)
         self._count(1, now)
         self._before = window
 
     def none(self, now: float) -> None:
         """A round had no queue."""
-        self._rounds = 0
+        self._rounds = self._peak = 0
         self._count(-2, now)
 
     def _count(self, weight: int, now: float) -> None:
@@ -97,18 +100,19 @@ class Company:
             return self._left_window
         if self._rounds <= _STANDS_ROUNDS:
             return 0
-        return self._from if queue > _STANDS or self._starved > _STARVED else 0
+        return self._peak if queue > _STANDS or self._starved > _STARVED else 0
 
     def may_be_ours(self, now: float) -> bool:
         """True when it is time to show others like this one the empty path."""
         due = self._rounds > _OURS_ROUNDS and self._seen() and now >= self._shown_at + _OURS_EVERY
         if due:
             self._shown_at = now
+            self._rounds = 0
         return due
 
     def overflowed(self) -> int:
         """The window to compete with when a buffer has overflowed while we were shrinking, else 0."""
-        return self._from if self._rounds >= _RELAPSE_ROUNDS else 0
+        return self._peak if self._rounds >= _RELAPSE_ROUNDS else 0
 
     # while competing
 
@@ -117,7 +121,7 @@ class Company:
         self.patience = min(2 * self.patience, _PATIENCE_MOST) if again else _PATIENCE
         self.present = True
         self.most = window
-        self._rounds = 0
+        self._rounds = self._peak = 0
         self._starved = 0.0
         self._queue = 0.0
         self._rtts.memory = _MEMORY
