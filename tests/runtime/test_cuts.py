@@ -32,3 +32,11 @@ def test_many_events_in_one_conversation(seed: int) -> None:
     chance = random.Random(seed)
     at = {number: chance.choice(EVENTS) for number in range(1, 1500) if chance.random() < 0.03 + seed / 600}
     run_virtual(converse(at, TIMING))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_many_events_while_frames_are_delayed(seed: int) -> None:
+    """Lanes overtake one another, and what was sent on a wire that was left comes after what was not."""
+    chance = random.Random(1000 + seed)
+    at = {number: chance.choice(EVENTS) for number in range(1, 3000) if chance.random() < seed / 400}
+    run_virtual(converse(at, TIMING, chance))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -19,19 +21,33 @@ from doorstep.transport.local import LocalWire
 from .support import ID, Functions
 
 Event = Callable[["Weather", "WeatherWire"], None]
+SLOWNESS = (0.0, 0.001, 0.05, 1.0)
+"""Seconds that a frame may be under way at most, for one frame or the other."""
 ENOUGH = 600.0
 """Seconds of virtual time for a conversation: what is not done by then waits for something that was lost."""
 
 
 class WeatherWire(LocalWire):
-    """Every frame passes through its bytes and is counted."""
+    """Every frame passes through its bytes and is counted. A lane keeps its order; lanes overtake others."""
 
     def __init__(self, weather: Weather) -> None:
         super().__init__(None, MAX_FRAME)
         self.weather = weather
+        self._due = dict.fromkeys(Lane, 0.0)
+        self._under_way: dict[Lane, deque[tuple[Frame, int]]] = {lane: deque() for lane in Lane}
 
     def arrive(self, lane: Lane, frame: Frame, size: int) -> None:
-        if self.weather.passes(self):
+        if self.weather.delays is None:
+            self._come(lane, frame, size)
+            return
+        loop = asyncio.get_running_loop()
+        slow = self.weather.delays.choice(SLOWNESS)
+        self._due[lane] = max(self._due[lane], loop.time() + self.weather.delays.random() * slow)
+        self._under_way[lane].append((frame, size))
+        loop.call_at(self._due[lane], lambda: self._come(lane, *self._under_way[lane].popleft()))
+
+    def _come(self, lane: Lane, frame: Frame, size: int) -> None:
+        if self._reason is None and self.weather.passes(self):
             decoded = decode(encode(frame))
             assert decoded == frame
             super().arrive(lane, decoded, size)
@@ -40,9 +56,11 @@ class WeatherWire(LocalWire):
 class Weather:
     """Keeps the two sessions in touch, as a client's keeper and an agent's door do."""
 
-    def __init__(self, client: Session, agent: Session) -> None:
+    def __init__(self, client: Session, agent: Session, delays: random.Random | None = None) -> None:
+        """With ``delays`` every frame takes a time of its own."""
         self.client = client
         self.agent = agent
+        self.delays = delays
         self.frames = 0
         """Delivered so far, or lost with a wire that was cut at it."""
         self.at: dict[int, Event] = {}
@@ -164,8 +182,9 @@ class Talk:
     async def play(self, session: Session, first: int) -> None:
         """Raise when anything is lost, repeated or out of order."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._echo(session, Lane.TERMINAL_IO))
-            group.create_task(self._take(session, Lane.FILE_TRANSFER))
+            for _ in range(2):
+                group.create_task(self._echo(session, Lane.TERMINAL_IO))
+                group.create_task(self._take(session, Lane.FILE_TRANSFER))
             group.create_task(self._errors(session))
             for number in range(first, first + 3):
                 group.create_task(self._call(session, number))
@@ -212,13 +231,13 @@ class Talk:
         assert await session.call("test.count", {"n": number}) == {"n": number}
 
 
-async def converse(at: dict[int, Event], timing: Timing) -> int:
+async def converse(at: dict[int, Event], timing: Timing, delays: random.Random | None = None) -> int:
     """Play the whole script in both directions under this weather; return how many frames it took."""
     talk = Talk()
     services = {"test": talk.service}
     client = Session(role=Role.CLIENT, session_id=ID, services=services, timing=timing)
     agent = Session(role=Role.AGENT, session_id=ID, services=services, timing=timing)
-    weather = Weather(client, agent)
+    weather = Weather(client, agent, delays)
     await asyncio.wait({weather.connect()})
     begun = weather.frames
     weather.at = {begun + number: event for number, event in at.items()}
