@@ -147,7 +147,8 @@ def test_what_is_pasted_arrives_whole_when_wires_are_cut(
     expect(row(tall, "scribe").get_by_test_id("agent-state")).to_have_text("online", timeout=WAIT)
     open_machine(tall, "scribe")
     run(tall, "stty -echo; echo ready-$((6*7))", "ready-42", seconds=40)
-    enter(tall, 'cat > "$HOME/got"; stty echo; echo done-$((6*7))')
+    writing = 'echo writing-$((6*7)); cat > "$HOME/got"; stty echo; echo done-$((6*7))'
+    run(tall, writing, "writing-42", seconds=40)  # from here on pastes are not bracketed
     written = ""
     for part in range(5):
         lines = "".join(f"{part}.{line} all that is typed arrives\n" for line in range(1000))
