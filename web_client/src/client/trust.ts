@@ -25,6 +25,8 @@ export interface Introduced extends Stranger {
 
 export class Trust {
     private proofs: Promise<ClientProofs | null> | null = null;
+    /** The agent's key in this session: null: it proves none; undefined: not met yet. */
+    private met: string | null | undefined;
     private readonly sessionId: string;
     private readonly ownKey: () => Promise<Signer | null>;
     private readonly introduced: () => Introduced;
@@ -56,6 +58,7 @@ export class Trust {
 
     /** Pin the changed key that was refused. Only ever by the user's explicit wish. */
     accept(): void {
+        this.met = undefined;
         this.known.accept(this.stranger());
     }
 
@@ -104,16 +107,24 @@ export class Trust {
     /** `shown` is the key that the agent has proved, if any. */
     private async judge(shown: Bytes | null): Promise<void> {
         const { name } = this.introduced();
+        const key = shown && (await described(shown));
         const [pin, named] = [this.known.find(this.stranger()), await this.named()];
-        if (!shown) {
+        if (pin && key) this.known.check(this.stranger(), key, false);
+        if (this.met !== undefined && this.met !== (key?.key ?? null))
+            throw new PeerNotTrusted(
+                `the session began with another key than ${name} shows now, so it was ended`,
+            );
+        if (!key) {
             const expected = pin ?? named;
-            if (!expected) return;
+            if (!expected) {
+                this.met = null;
+                return;
+            }
             throw new PeerNotTrusted(
                 `the agent came without a proof, but ${name} has the key ${expected.fingerprint}, so the connection was refused`,
                 expected.fingerprint,
             );
         }
-        const key = await described(shown);
         if (!pin && named && named.key !== key.key)
             throw new PeerNotTrusted(
                 `${name} proves another key than the back end says it has, so the connection was refused. Named: ${named.fingerprint}. Shown: ${key.fingerprint}.`,
@@ -121,6 +132,7 @@ export class Trust {
                 key.fingerprint,
             );
         this.known.check(this.stranger(), key, true);
+        this.met = key.key;
     }
 
     private opened(): Promise<ClientProofs | null> {

@@ -32,7 +32,7 @@ export type OpenSocket = (url: string) => Socket;
 const INBOX_BYTES = 32 * 1024 * 1024;
 /** Bytes given to the browser and not yet sent: what a keystroke waits for. */
 const OUTBOX_BYTES = 64 * 1024;
-/** Milliseconds between two looks at a full outbox; no event tells that it has emptied. */
+/** Milliseconds between two looks at a full outbox; no event tells that it has emptied. Hidden pages are woken by what comes. */
 const LOOK = 4;
 /** The part of a token's life after which the relay is told the next one. */
 const RENEW = 0.75;
@@ -52,6 +52,7 @@ export class RelaySocket {
     private readonly inbox: (string | Bytes)[] = [];
     private inboxBytes = 0;
     private reader: (() => void) | null = null;
+    private look: (() => void) | null = null;
     private end: (reason: string) => void = () => undefined;
     private reason: string | null = null;
     private code = 0;
@@ -102,8 +103,7 @@ export class RelaySocket {
     async send(message: Bytes): Promise<void> {
         if (this.reason !== null) throw new WireClosed(this.reason);
         this.socket.send(message);
-        while (this.reason === null && this.socket.bufferedAmount > OUTBOX_BYTES)
-            await new Promise((resolve) => setTimeout(resolve, LOOK));
+        while (this.reason === null && this.socket.bufferedAmount > OUTBOX_BYTES) await this.whileFull();
     }
 
     /** The next message of the other side. Rejects `WireClosed`, after all that has arrived, or `ProtocolError`. */
@@ -120,6 +120,16 @@ export class RelaySocket {
     /** Idempotent. */
     close(): void {
         this.ended(0, "closed");
+    }
+
+    private whileFull(): Promise<void> {
+        return new Promise((resolve) => {
+            const timer = setTimeout(resolve, LOOK);
+            this.look = () => {
+                clearTimeout(timer);
+                resolve();
+            };
+        });
     }
 
     private async join(join: string, timing: Timing): Promise<void> {
@@ -188,6 +198,8 @@ export class RelaySocket {
     private wake(): void {
         this.reader?.();
         this.reader = null;
+        this.look?.();
+        this.look = null;
     }
 
     /** Tell the relay the next access token before this one ends. */

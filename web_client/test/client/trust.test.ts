@@ -242,6 +242,25 @@ describe("the proof on a wire with a transcript", () => {
         expect(items.size).toBe(0);
     });
 
+    it("a session goes on with the key that it began with, also when that is forgotten meanwhile", async () => {
+        introduced = { ...introduced, publicKey: null };
+        const prover = trust().prover();
+        await prover.verify(transcript, await signTranscript(agent, transcript));
+        known.forgetAll();
+        const forged = await signTranscript(mallory, transcript);
+        await expect(prover.verify(transcript, forged)).rejects.toThrow("began with another key");
+        await expect(prover.verify(transcript, new Uint8Array())).rejects.toThrow("began with another key");
+        expect(known.all()).toEqual([]);
+        await trust().prover().verify(transcript, forged);
+        expect(known.all().map(({ key }) => key)).toEqual([toBase64(mallory.key)]);
+        for (const pin of known.all()) known.forget(pin);
+        expect(known.all()).toEqual([]);
+        items.set("doorstep.known_agents", "{");
+        expect(() => known.all()).toThrow("damaged");
+        known.forgetAll();
+        expect(known.all()).toEqual([]);
+    });
+
     it("a browser without keys proves nothing, and refuses a machine that it knows", async () => {
         const plain = trust(null).prover();
         expect((await plain.sign(transcript)).length).toBe(0);
