@@ -125,6 +125,19 @@ export class WireClosed extends DoorstepError {
     }
 }
 
+/** The session's wire does not carry `lane`; it goes over a better one, which is tried for. */
+export class NotCarried extends DoorstepError {
+    readonly lane: string;
+
+    constructor(lane: string, wire: string) {
+        super(
+            "unsupported",
+            `${lane} does not go over ${wire}: it needs a better connection, try again later`,
+        );
+        this.lane = lane;
+    }
+}
+
 /** The session has ended; `reason` says why. */
 export class SessionClosed extends DoorstepError {
     readonly reason: string;

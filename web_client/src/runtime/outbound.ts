@@ -1,7 +1,7 @@
 // Runtime, layer 2: the gate out: every frame of a session leaves here. Mirrors runtime/outbound.py.
 //
 // While a session has no wire, what is sent is dropped and writers wait: streams and calls know what the peer may not
-// have, and send it again over the next wire.
+// have, and send it again over the next wire. A lane that the wire does not carry is as if there were none.
 
 import { type SessionClosed, WireClosed } from "../protocol/errors.ts";
 import { type Frame, HEADER_BYTES } from "../protocol/frames.ts";
@@ -30,11 +30,17 @@ export class Outbound {
         this.wake();
     }
 
-    /** Queue a frame, or drop it without a wire. Throws `SessionClosed` when all has ended. */
+    /** The kind of the present wire if that does not carry the lane. */
+    lacks(lane: Lane): string | null {
+        const { wire } = this;
+        return wire?.traits && !wire.traits.lanes.has(lane) ? wire.kind : null;
+    }
+
+    /** Queue a frame, or drop it without a wire that carries the lane. Throws `SessionClosed` when all has ended. */
     send(lane: Lane, frame: Frame): void {
         if (this.ended) throw this.ended;
         const { wire } = this;
-        if (!wire) return;
+        if (!wire || this.lacks(lane) !== null) return;
         try {
             wire.send(lane, frame);
             this.frames += 1;
@@ -45,12 +51,12 @@ export class Outbound {
         }
     }
 
-    /** Resolves when there is a wire and the lane has room on it. Rejects `SessionClosed`. */
+    /** Resolves when there is a wire that carries the lane and has room on it. Rejects `SessionClosed`. */
     async room(lane: Lane): Promise<void> {
         for (;;) {
             if (this.ended) throw this.ended;
             const { wire } = this;
-            if (!wire) await this.change();
+            if (!wire || this.lacks(lane) !== null) await this.change();
             else if ((await this.drained(wire, lane)) && this.wire === wire) return;
         }
     }

@@ -18,12 +18,16 @@ export class Pulse {
     private idle = 0;
     private sent = 0;
 
-    /** A wire whose session can resume is given up early: within `timing.silence`. */
-    constructor(timing: Timing, resumable = false) {
-        this.interval = timing.ping / TICKS_PER_PING;
-        this.silence = Math.ceil(timing.silence / this.interval);
+    /**
+     * A wire whose session can resume is given up early: within `timing.silence`. With `patience` everything takes so many
+     * times longer.
+     */
+    constructor(timing: Timing, resumable = false, patience = 1) {
+        const interval = timing.ping / TICKS_PER_PING;
+        this.interval = interval * patience;
+        this.silence = Math.ceil(timing.silence / interval);
         // The tick after the last frame counts nothing yet.
-        this.giveUp = resumable ? Math.max(this.silence - 1, 1) : Math.ceil(timing.giveUp / this.interval);
+        this.giveUp = resumable ? Math.max(this.silence - 1, 1) : Math.ceil(timing.giveUp / interval);
     }
 
     /** Nothing came for `timing.silence`. */

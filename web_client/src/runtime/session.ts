@@ -240,7 +240,7 @@ export class Session {
         this.wires += 1;
         link.move("carrying");
         this.outbound.use(link.wire, link.peerMaxFrame);
-        this.pulse = new Pulse(this.timing, this.resumable);
+        this.pulse = new Pulse(this.timing, this.resumable, link.wire.traits?.patience);
         this.ticker = setInterval(() => this.tick(), this.pulse.interval * 1000);
         if (last?.state === "carrying") this.leave(last);
         if (link.positions) {

@@ -2,7 +2,7 @@
 //
 // The page opens streams and serves none: what the agent opens is refused, as often as it asks.
 
-import { ProtocolError, RemoteError, SessionClosed } from "../protocol/errors.ts";
+import { NotCarried, ProtocolError, RemoteError, SessionClosed } from "../protocol/errors.ts";
 import type { Frame, Json, Open, StreamFrame } from "../protocol/frames.ts";
 import type { Lane } from "../protocol/lanes.ts";
 import {
@@ -53,10 +53,12 @@ export class Streams {
         return [...this.table.values()].reduce((sum, stream) => sum + stream.unacknowledged, 0);
     }
 
-    /** Send OPEN, once there is a wire, and wait for ACCEPT. Throws `RemoteError`, `SessionClosed`. */
+    /** Send OPEN, once there is a wire, and wait for ACCEPT. Throws `RemoteError`, `NotCarried`, `SessionClosed`. */
     async open(service: string, method: string, params: Json, lane: Lane): Promise<Stream> {
         if (this.size >= STREAMS_PER_SESSION || this.table.size >= STREAMS_KEPT)
             throw new RemoteError("busy", "too many streams are open");
+        const lacking = this.outbound.lacks(lane);
+        if (lacking !== null) throw new NotCarried(lane, lacking);
         const window = WINDOWS[lane];
         const machine = new StreamMachine(this.nextId, { opener: true, window, replay: this.resumable });
         this.nextId += 2;

@@ -21,9 +21,19 @@ export interface WireStats {
     readonly loss?: number;
 }
 
+/** What a session must know of a kind of wire. */
+export interface Traits {
+    /** Those it carries. Streams of the others wait for a better wire. */
+    readonly lanes: ReadonlySet<Lane>;
+    /** So many times slower the session asks whether the peer is there, and gives it up. */
+    readonly patience: number;
+}
+
 /** Created open; once closed it stays closed. */
 export interface Wire {
     readonly kind: string;
+    /** Left out: every lane, and no more patience than usual. */
+    readonly traits?: Traits;
     /** The largest frame in bytes that the wire carries. */
     readonly maxFrame: number;
     /** Resolves with the reason, one short sentence, when the wire is gone. Never rejects. */
