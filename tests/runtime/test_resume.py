@@ -305,6 +305,23 @@ async def test_a_call_whose_reply_was_lost_is_answered_once_however_late() -> No
 
 
 @on_virtual_time
+async def test_the_clock_of_limits_stands_still_without_a_wire() -> None:
+    async with session_pair() as pair:
+        wires = pair.client_wire, pair.agent_wire
+        ends = pair.client, pair.agent
+        before = [end.time_with_a_wire() for end in ends]
+        for number in range(1, 4):
+            await asyncio.sleep(1)
+            for wire in wires:
+                wire.lose("cut")
+            for _ in range(3):
+                await asyncio.sleep(10)
+                gone = [end.time_with_a_wire() - start for end, start in zip(ends, before, strict=True)]
+                assert gone == pytest.approx([number, number], abs=A_LITTLE)
+            wires = await another_wire(pair)
+
+
+@on_virtual_time
 async def test_tells_pass_a_change_of_wires() -> None:
     heard: list[int] = []
 
