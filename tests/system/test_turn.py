@@ -17,6 +17,7 @@ from doorstep.agent.settings import Settings
 from doorstep.client import Agent, connect
 from doorstep.client.attempts import Connector, Target
 from doorstep.hub.relay_limits import TurnConfig
+from doorstep.protocol.errors import ConnectFailed, InvalidInput
 from doorstep.protocol.timing import Timing
 from doorstep.testing.coturn import Coturn, coturn, turnserver
 from doorstep.testing.hub import throw_away_hub
@@ -138,3 +139,30 @@ async def test_a_plain_client_uses_those_that_the_agent_names(
             await session.close()
     assert isinstance(stats, dict)
     assert [stats[end]["type"] for end in ("localCandidate", "remoteCandidate")] == ["relay", "relay"]
+
+
+async def test_an_explicit_list_is_all_there_is(tmp_path: Path, server: Coturn, scale: float) -> None:
+    """Also an empty one: the back end's TURN server is not asked, and nothing else is left."""
+    turn = TurnConfig(urls=server.urls("udp"), secret=server.secret)
+    timing = Timing(retry_pause=0.05, ice=5 * scale)
+    async with throw_away_hub(tmp_path / "hub", turn=turn) as hub:
+        user = await hub.user()
+        login = Credentials(hub.url, hub.anon_key, user.email, user.password)
+        save(tmp_path / "agent", login)
+        online = asyncio.Event()
+        settings = Settings(state_dir=tmp_path / "agent", name="box", timing=timing)
+        running = asyncio.create_task(run_agent(settings, lambda _: online.set()))
+        try:
+            async with asyncio.timeout(40 * scale):
+                await online.wait()
+            with pytest.raises(ConnectFailed):
+                await connect("box", credentials=login, force="turn", ice_servers=[], timing=timing)
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
+
+async def test_a_setting_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOORSTEP_ICE_SERVERS", "turn:example.test")
+    with pytest.raises(InvalidInput, match="DOORSTEP_ICE_SERVERS"):
+        await connect("box", credentials=Credentials("http://127.0.0.1:9", "key", "a@b.test", "password"))

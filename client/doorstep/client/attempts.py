@@ -111,6 +111,7 @@ class Connector:
         timing: Timing = DEFAULT_TIMING,
         ice_servers: Sequence[IceServer] = (),
         more_servers: Soon | None = None,
+        believe_servers: bool = True,
         on_state: OnState | None = None,
         trust: Trust | None = None,
         session: Session | None = None,
@@ -125,7 +126,8 @@ class Connector:
     ) -> None:
         """Without ``trust`` this is a plain client: it proves nothing and believes every agent.
 
-        ``more_servers`` gives further ICE servers, soon, each time an offer is to be made.
+        ``more_servers`` gives further ICE servers, soon, each time an offer is to be made; those that the
+        agent names are asked too if ``believe_servers``.
 
         ``session`` is one that shall go on over another wire, which ``carry`` takes it to (its own ``carry``
         when there is none); without it every attempt starts a new one.
@@ -140,6 +142,7 @@ class Connector:
         self._timing = timing
         self._ice_servers = tuple(ice_servers)
         self._more_servers = more_servers
+        self._believe_servers = believe_servers
         self._on_state = on_state
         self._open_peer = open_peer or self._real_peer
         self._sleep = sleep
@@ -252,7 +255,8 @@ class Connector:
                 self._send(self._channel, message, None, serial)
             case CreateOffer(serial, servers):
                 self._peering = Peering(serial, self._new_session, self._handle, self._carry)
-                self._peering.create_offer(self._open_peer, self._ice_servers + (servers or ()))
+                told = servers if servers and self._believe_servers else ()
+                self._peering.create_offer(self._open_peer, self._ice_servers + told)
             case ApplyAnswer(_, sdp, proof) if self._peering is not None:
                 trust = self._trust
                 check = None if trust is None else partial(trust.answer, sdp, proof)
@@ -384,7 +388,9 @@ class Connector:
         from doorstep.transport.webrtc import Peer
 
         more = await self._more_servers() if self._more_servers is not None else ()
-        chosen = without_turn((*servers, *more)) if self._force == "direct" else (*servers, *more)
+        known = {url for one in more for url in one.urls}
+        asked = (*more, *(one for one in servers if not known.issuperset(one.urls)))
+        chosen = without_turn(asked) if self._force == "direct" else asked
         return Peer(chosen, timing=self._timing, policy="relay" if self._force == "turn" else "all")
 
     def _close_peer(self) -> None:

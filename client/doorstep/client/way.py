@@ -278,6 +278,7 @@ class Way:
                     signaling,
                     timing=timing,
                     more_servers=more_servers,
+                    believe_servers=self._ice_servers.asks,
                     on_state=self._progress.reporter(),
                     trust=visit.trust,
                     session=self.session,

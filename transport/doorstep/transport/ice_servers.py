@@ -112,6 +112,11 @@ class IceServers:
         self._asking = asyncio.Lock()
 
     @property
+    def asks(self) -> bool:
+        """False: the configured ones are all there are."""
+        return self._url is not None
+
+    @property
     def known(self) -> tuple[IceServer, ...]:
         """What is known and still holds, without asking; the configured ones first."""
         given = () if self._is_past(self._ends) else self._given
