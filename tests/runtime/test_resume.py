@@ -376,6 +376,39 @@ async def test_both_say_switch_on_the_wire_they_leave() -> None:
 
 
 @on_virtual_time
+async def test_a_wire_that_both_have_left_is_closed_at_once() -> None:
+    async with session_pair() as pair:
+        start = virtual_loop().time()
+        await another_wire(pair)
+        for wire in (pair.client_wire, pair.agent_wire):
+            await wire.wait_closed()
+        assert virtual_loop().time() - start <= A_LITTLE
+
+
+@on_virtual_time
+async def test_a_wire_that_one_has_left_is_read_for_a_while() -> None:
+    async with session_pair(EchoService()) as pair:
+        for wire in (pair.client_wire, pair.agent_wire):
+            wire.hold()  # nothing comes, not even SWITCH
+        calling = asyncio.create_task(pair.client.call("echo.say", {"n": 1}))
+        await turns()
+        start = virtual_loop().time()
+        await another_wire(pair)
+        assert await calling == {"n": 1}  # asked again over the new wire
+        await pair.client_wire.wait_closed()
+        assert virtual_loop().time() - start == pytest.approx(TIMING.shutdown, abs=A_LITTLE)
+
+
+@on_virtual_time
+async def test_switch_without_another_wire_is_the_loss_of_this_one() -> None:
+    async with session_pair() as pair:
+        start = virtual_loop().time()
+        pair.client_wire.send(Lane.CONTROL, Switch())
+        await until(lambda: pair.client.state is pair.agent.state is SessionState.AWAY)
+        assert virtual_loop().time() - start <= 2 * A_LITTLE
+
+
+@on_virtual_time
 async def test_the_peer_has_left_for_a_wire_that_died() -> None:
     async with session_pair(EchoService()) as pair:
         near, far = local_pair()
@@ -384,7 +417,9 @@ async def test_the_peer_has_left_for_a_wire_that_died() -> None:
         near.lose("cut")
         far.lose("cut")
         await asyncio.wait(carrying)
+        start = virtual_loop().time()
         await until(lambda: pair.client.state is pair.agent.state is SessionState.AWAY)
+        assert virtual_loop().time() - start <= 2 * A_LITTLE  # at once, not by silence
         await another_wire(pair)
         assert await pair.client.call("echo.say", {"n": 1}) == {"n": 1}
 

@@ -428,7 +428,10 @@ class Session:
         return await self._outgoing.call(route, params, self._timing.call if timeout is None else timeout)
 
     def tell(self, route: str, params: Mapping[str, Any] = _NOTHING) -> None:
-        """Call ``service.method`` without an answer. Raises :class:`InvalidInput`, :class:`SessionClosed`."""
+        """Call ``service.method`` without an answer, at most once: without a wire, or with its wire, it is lost.
+
+        Raises :class:`InvalidInput`, :class:`SessionClosed`.
+        """
         self._require_open()
         self._outgoing.tell(route, params)
 
