@@ -14,8 +14,8 @@ import type { IceServer } from "../protocol/signaling.ts";
 import { DEFAULT_TIMING } from "../protocol/timing.ts";
 import { Observable, type Unwatch } from "../runtime/observable.ts";
 import { IceServers } from "../transport/ice_servers.ts";
-import { RealtimeSignaling } from "../transport/realtime.ts";
-import { type Road, relayRoad } from "../transport/road.ts";
+import { RealtimeSignaling, separateSignaling } from "../transport/realtime.ts";
+import { broadcastRoad, type Road, relayRoad } from "../transport/road.ts";
 import { Peer } from "../transport/webrtc.ts";
 import { force } from "./settings.ts";
 import type { Notice } from "./words.ts";
@@ -53,7 +53,11 @@ export class Home {
         this.agents = new Agents(client, this.signaling, user.id, DEFAULT_TIMING);
         const relay = relayOf(config);
         const token = () => accessToken(client);
-        this.roads = relay === null ? [] : [relayRoad(relay, token, DEFAULT_TIMING)];
+        const { url, key } = config;
+        this.roads = [
+            ...(relay === null ? [] : [relayRoad(relay, token, DEFAULT_TIMING)]),
+            broadcastRoad(() => separateSignaling(url, key, token, DEFAULT_TIMING), DEFAULT_TIMING),
+        ];
         this.moreServers = relay === null ? null : new IceServers(relay, token, DEFAULT_TIMING);
         void this.moreServers?.soon();
         this.unwatch = force.watch(() => {

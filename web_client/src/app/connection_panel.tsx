@@ -79,6 +79,7 @@ function ForceChoice() {
                 <option value="direct">WebRTC without TURN only</option>
                 <option value="turn">WebRTC through TURN only</option>
                 <option value="relay">the relay only</option>
+                <option value="broadcast">broadcasts only (slow)</option>
             </select>
         </label>
     );
@@ -173,6 +174,7 @@ function stateInWords({ state, attempt }: Status, stalled: boolean): string {
 
 function wireInWords({ kind, turn }: SessionStats): string {
     if (kind === "webrtc") return turn ? "WebRTC through TURN" : "WebRTC, peer to peer";
+    if (kind === "broadcast") return "Broadcasts: slow, sealed end to end";
     return kind === "relay" ? "Relay, sealed end to end" : kind;
 }
 

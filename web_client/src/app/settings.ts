@@ -5,7 +5,7 @@ import { Observable } from "../runtime/observable.ts";
 
 const READER = "doorstep.reader";
 const FORCE = "doorstep.force";
-const FORCES: readonly string[] = ["direct", "turn", "relay"] satisfies Force[];
+const FORCES: readonly string[] = ["direct", "turn", "relay", "broadcast"] satisfies Force[];
 
 /** Keep an accessible copy of the screen, for screen readers. */
 export const reader = new Observable(localStorage.getItem(READER) === "on");

@@ -13,8 +13,8 @@ import type { Carry, Opener } from "../transport/pool.ts";
 import type { Meeting, Road } from "../transport/road.ts";
 import { Connector, type ConnectorOptions } from "./connector.ts";
 
-/** One kind of wire and no other, for support: WebRTC without TURN servers, WebRTC through one, the relay. */
-export type Force = "direct" | "turn" | "relay";
+/** One kind of wire and no other, for support: WebRTC without TURN servers, WebRTC through one; the others are no WebRTC. */
+export type Force = "direct" | "turn" | "relay" | "broadcast";
 
 export interface RoadsOptions
     extends Pick<
@@ -58,6 +58,8 @@ export class Roads {
     private connector: Connector | null = null;
     /** The roads on which we wait for the agent: it shall come too. */
     private readonly coming = new Map<string, Coming>();
+    /** By kind: settled when it is not being opened any more. */
+    private readonly opening = new Map<string, Promise<void>>();
     private running = 0;
     /** Aborted with the error that ends every road. */
     private over = new AbortController();
@@ -81,7 +83,14 @@ export class Roads {
     }
 
     private opener(kind: string, open: Opener["open"]): Opener {
-        return { kind, open: (carry, signal) => this.together(open, carry, signal) };
+        return {
+            kind,
+            open: (carry, signal) => {
+                const opened = this.together(open, carry, signal);
+                this.opening.set(kind, opened);
+                return opened;
+            },
+        };
     }
 
     /** Run one opener; what fails for all of them ends all of them. */
@@ -154,8 +163,10 @@ export class Roads {
         knocking.catch((error: unknown) => {
             if (!done.signal.aborted && !signal.aborted) this.over.abort(error);
         });
+        const unneeded = AbortSignal.any([signal, vain.signal]);
         try {
-            const wire = await this.patiently(road, AbortSignal.any([signal, vain.signal]));
+            if (road.costly && this.knocks) await this.othersFirst(road, unneeded);
+            const wire = await this.patiently(road, unneeded);
             const unwanted = () => wire.close(UNWANTED);
             signal.addEventListener("abort", unwanted, { once: true });
             await carry(wire).finally(() => signal.removeEventListener("abort", unwanted));
@@ -167,6 +178,16 @@ export class Roads {
             done.abort();
             await knocking.catch(() => undefined);
         }
+    }
+
+    /** A road that costs is taken when the others have failed or are late. */
+    private async othersFirst(road: Road, signal: AbortSignal): Promise<void> {
+        const { broadcastPause, broadcastAfter } = this.options.timing;
+        await pause(broadcastPause, signal);
+        const others = [...this.opening].filter(([kind]) => kind !== "webrtc" && kind !== road.kind);
+        const late = pause(broadcastAfter, signal);
+        late.catch(() => undefined); // told by the race, or too late to matter
+        await Promise.race([Promise.allSettled(others.map(([, opened]) => opened)), late]);
     }
 
     /** As long as somebody knocks the agent may still come. */
@@ -183,6 +204,19 @@ export class Roads {
             }
         }
     }
+}
+
+/** Rejects when it is not wanted any more. */
+function pause(seconds: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+        const timer = setTimeout(resolve, seconds * 1000);
+        const stop = () => {
+            clearTimeout(timer);
+            reject(new ConnectFailed(UNWANTED));
+        };
+        if (signal.aborted) stop();
+        signal.addEventListener("abort", stop, { once: true });
+    });
 }
 
 /** The STUN servers among them. */

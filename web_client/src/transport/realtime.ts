@@ -3,9 +3,14 @@
 // Left to itself supabase-js retries a refused join for ever, never rejoins a channel the server has closed and, after
 // a long sleep, rejoins with an expired token; so each loss ends the old channel here and a supervisor makes a new one.
 
-import type { RealtimeChannel, SupabaseClient } from "@supabase/supabase-js";
+import {
+    type RealtimeChannel,
+    RealtimeClient as RealtimeSocket,
+    type SupabaseClient,
+} from "@supabase/supabase-js";
 import { type DoorstepError, SignalingLost, Unauthorized } from "../protocol/errors.ts";
 import type { Timing } from "../protocol/timing.ts";
+import type { OwnSignaling } from "./broadcast_link.ts";
 import { PresenceDebounce } from "./presence.ts";
 import type { Channel, ChannelSpec, ChannelState, Signaling } from "./signaling.ts";
 
@@ -66,6 +71,32 @@ export class RealtimeSignaling implements Signaling {
         clearTimeout(this.asking);
         await Promise.all([...this.channels].map((channel) => channel.leave()));
     }
+}
+
+/** Signaling on a socket of its own, for a join that may be refused: the server freezes the whole socket for 5 s over one. */
+export function separateSignaling(
+    url: string,
+    key: string,
+    token: () => Promise<string>,
+    timing: Timing,
+): OwnSignaling {
+    const endpoint = `${url.replace(/\/+$/, "").replace(/^http/, "ws")}/realtime/v1`;
+    const realtime = new RealtimeSocket(endpoint, { params: { apikey: key }, accessToken: token });
+    const signaling = new RealtimeSignaling(
+        {
+            realtime,
+            channel: (name, options) => realtime.channel(name, options),
+            removeChannel: (channel) => realtime.removeChannel(channel),
+        },
+        timing,
+    );
+    return {
+        join: (spec, timeout) => signaling.join(spec, timeout),
+        close: async () => {
+            await signaling.close();
+            await realtime.disconnect();
+        },
+    };
 }
 
 class SupervisedChannel implements Channel {

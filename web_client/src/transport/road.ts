@@ -5,6 +5,8 @@
 
 import type { Prover } from "../protocol/seal.ts";
 import type { Timing } from "../protocol/timing.ts";
+import { openBroadcast } from "./broadcast.ts";
+import type { OwnSignaling } from "./broadcast_link.ts";
 import { openRelay } from "./relay.ts";
 import type { OpenSocket, Token } from "./relay_socket.ts";
 import type { Wire } from "./wire.ts";
@@ -18,6 +20,8 @@ export interface Meeting {
 export interface Road {
     /** Its word among the capabilities, and the kind of its wires. */
     readonly kind: string;
+    /** Taken when every other has failed or is late: `timing.broadcast…`. */
+    readonly costly?: boolean;
     /**
      * Come to the place; the wire, when the agent has come and both have proved themselves. Rejects with a `DoorstepError`:
      * one whose `wait` is set means that nobody came in time and may be tried again. `signal` ends it at any time.
@@ -32,5 +36,15 @@ export function relayRoad(url: string, token: Token, timing: Timing, openSocket?
         kind: "relay",
         meet: (meeting, signal) =>
             openRelay({ url, role: "client", token, timing, ...meeting, ...more }, signal),
+    };
+}
+
+/** Over the session's own channel; `signaling` gives a connection of its own for each wire. */
+export function broadcastRoad(signaling: () => OwnSignaling, timing: Timing): Road {
+    return {
+        kind: "broadcast",
+        costly: true,
+        meet: (meeting, signal) =>
+            openBroadcast({ signaling: signaling(), role: "client", timing, ...meeting }, signal),
     };
 }
