@@ -150,6 +150,30 @@ async def test_on_an_idle_slow_wire_little_is_said_and_silence_is_borne_longer()
 
 
 @on_virtual_time
+async def test_the_clock_of_a_lane_stands_still_while_it_is_not_carried() -> None:
+    async with session_pair() as pair:
+
+        def clocks() -> list[float]:
+            return [pair.client.time_with_a_wire(lane) for lane in (Lane.TERMINAL_IO, Lane.FILE_TRANSFER)]
+
+        async def gone(seconds: float) -> list[float]:
+            before = clocks()
+            await asyncio.sleep(seconds)
+            return [after - start for after, start in zip(clocks(), before, strict=True)]
+
+        assert await gone(5) == pytest.approx([5, 5])
+        await slow_wire(pair)
+        assert await gone(7) == pytest.approx([7, 0])
+        wires = await slow_wire(pair)
+        for wire in wires:
+            wire.lose("cut")
+        await turns()
+        assert await gone(9) == pytest.approx([0, 0])
+        await another_wire(pair)
+        assert await gone(2) == pytest.approx([2, 2])
+
+
+@on_virtual_time
 async def test_a_writer_waits_at_the_wires_own_mark() -> None:
     async with session_pair(EchoService()) as pair:
         near, _ = await slow_wire(pair)

@@ -115,6 +115,12 @@ def cut_for_the_client(weather: Weather, wire: WeatherWire) -> None:
     weather.lose(wire, client_only=True)
 
 
+def silence(weather: Weather, wire: WeatherWire) -> None:
+    """Nothing comes from the other end any more, and nobody says so; the other way all is well."""
+    near, far = next(pair for pair in weather.wires if wire in pair)
+    (far if wire is near else near).hold()
+
+
 def change(weather: Weather, _: WeatherWire) -> None:
     """A second wire, while the first works on."""
     weather.connect()
