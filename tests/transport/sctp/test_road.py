@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from doorstep.transport.sctp import road, versions
-from doorstep.transport.sctp.udp import SegmentedUdp, open_segmented_udp
+from doorstep.transport.webrtc_udp import UdpTransport, open_udp
 
 SCALE = float(os.environ.get("DOORSTEP_TEST_TIME_SCALE", "1"))
 LIMIT = 20.0 * SCALE
@@ -53,7 +53,7 @@ class Inbox(asyncio.DatagramProtocol):
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_segments_arrive_as_the_datagrams_they_are(host: str) -> None:
     inbox, outbox = Inbox(), Inbox()
-    near, far = open_segmented_udp(host, outbox), open_segmented_udp(host, inbox)
+    near, far = open_udp(host, outbox), open_udp(host, inbox)
     try:
         parts = [bytes((n,)) * 1000 for n in range(20)] + [b"last"]
         near.send_segments(b"".join(parts), far.get_extra_info("sockname"), 1000)
@@ -68,7 +68,7 @@ async def test_segments_arrive_as_the_datagrams_they_are(host: str) -> None:
 @pytest.mark.asyncio
 async def test_a_network_that_refuses_segments_gets_one_datagram_per_call() -> None:
     inbox, outbox = Inbox(), Inbox()
-    near, far = open_segmented_udp("127.0.0.1", outbox), open_segmented_udp("127.0.0.1", inbox)
+    near, far = open_udp("127.0.0.1", outbox), open_udp("127.0.0.1", inbox)
 
     class Refusing:
         def __init__(self, sock: Any) -> None:
@@ -86,7 +86,7 @@ async def test_a_network_that_refuses_segments_gets_one_datagram_per_call() -> N
         async with asyncio.timeout(LIMIT):
             assert [await inbox.got.get() for _ in range(3)] == [b"aa", b"bb", b"c"]
         assert near.segments is False
-        assert SegmentedUdp.segments is (sys.platform == "linux")
+        assert UdpTransport.segments is (sys.platform == "linux")
     finally:
         near._sock = real
         near.close()

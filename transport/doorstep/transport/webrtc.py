@@ -71,7 +71,7 @@ class Peer:
         """Called with each local candidate found after the description was made."""
         self._timing = timing
         road = choose_road()
-        self._ice = IceConnection(servers_of(ice_servers), road.open_udp, relay_only=policy == "relay")
+        self._ice = IceConnection(servers_of(ice_servers), relay_only=policy == "relay")
         self._ice.on_late = self._trickle
         self._dtls = road.make_dtls(self._ice, process_certificate())
         self._dtls.on("statechange", self._dtls_changed)

@@ -208,10 +208,11 @@ def usage() -> dict[str, float]:
 
 def without(lever: str) -> None:
     """Take one lever away in this process, to measure what it gives."""
-    from doorstep.transport.sctp import association, congestion, pacing, udp
+    from doorstep.transport import webrtc_udp as udp
+    from doorstep.transport.sctp import association, congestion, pacing
 
     if lever in ("segments", "batches"):
-        udp._LINUX = udp.SegmentedUdp.segments = False
+        udp._LINUX = udp.UdpTransport.segments = False
     if lever == "batches":
         udp._READS = 1
     elif lever == "sacks":

@@ -107,6 +107,11 @@ class Congestion:
         return LEAST_WINDOW * self._mtu
 
     @property
+    def _floor(self) -> int:
+        """Delay does not shrink the window below this."""
+        return min(_NEAR_WINDOW, self.window) if self._rtts.base < _NEAR else self._least
+
+    @property
     def _queued(self) -> float:
         return max(_QUEUED, self.target)
 
@@ -168,7 +173,7 @@ class Congestion:
         self._draining = _DRAIN_ROUNDS_COMPETING if self.competing else _DRAIN_ROUNDS
         self._drain_least = float("inf")
         self._drain_rtt = self._rtts.least
-        self.window = max(int(self.window * part), self._least)
+        self.window = max(int(self.window * part), self._floor)
 
     def _drain_whole(self, restore: int) -> None:
         """A drain that empties the path of our bytes, however deep they stand in a queue."""
@@ -218,8 +223,7 @@ class Congestion:
             self._drain_whole(self.window)
         else:
             part = _SHRINK * (queue - target) / queue
-            floor = _NEAR_WINDOW if self._rtts.base < _NEAR else self._least
-            self.window = max(int(self.window * (1 - part)), min(floor, self.window))
+            self.window = max(int(self.window * (1 - part)), self._floor)
 
     def _grow(self, now: float) -> None:
         self.company.none(now)

@@ -20,9 +20,9 @@ from aiortc import RTCCertificate
 from aiortc.rtcdtlstransport import State
 from OpenSSL import _util
 
-from doorstep.transport.sctp.udp import SegmentedUdp, most_segments
 from doorstep.transport.webrtc_dtls import Dtls
 from doorstep.transport.webrtc_ice import IceConnection
+from doorstep.transport.webrtc_udp import UdpTransport, most_segments
 
 __all__ = ["DirectDtls", "PacketReceiver"]
 
@@ -43,7 +43,9 @@ _EARLY = 64
 class PacketReceiver(Protocol):
     """What SCTP offers to DTLS."""
 
-    def packet_received(self, packet: bytes) -> None: ...
+    def packet_received(self, packet: bytes, waited: float) -> None:
+        """``waited``: seconds that it has lain in the kernel, because the loop was late."""
+        ...
 
     def batch_over(self) -> None: ...
 
@@ -62,7 +64,8 @@ class DirectDtls(Dtls):
         self._session: Any = None
         self._bio_in: Any = None
         self._bio_out: Any = None
-        self._sockets: list[SegmentedUdp] = []
+        self._sockets: list[UdpTransport] = []
+        self._waited = 0.0
 
     # receiving
 
@@ -70,7 +73,7 @@ class DirectDtls(Dtls):
         """Give packets to ``receiver``, and those that came before it."""
         self._receiver = receiver
         while self._early and receiver is not None:
-            receiver.packet_received(self._early.popleft())
+            receiver.packet_received(self._early.popleft(), 0.0)
 
     def receive_directly(self) -> None:
         connection = self._ssl
@@ -83,16 +86,22 @@ class DirectDtls(Dtls):
             DirectDtls._out = _ffi.new("char[]", _OUT)
         self._ice.divert(self._take_one)
         for protocol in self._ice._protocols:
-            if isinstance(protocol.transport, SegmentedUdp):
+            if isinstance(protocol.transport, UdpTransport):
                 self._read_from(protocol.transport)
 
-    def _read_from(self, transport: SegmentedUdp) -> None:
+    def _read_from(self, transport: UdpTransport) -> None:
         start = _ffi.from_buffer(transport.buffer)
         self._sockets.append(transport)
-        transport.direct(lambda at, size: self._record(start + at, size), self._over)
+
+        def take(at: int, size: int) -> None:
+            self._waited = transport.waited
+            self._record(start + at, size)
+
+        transport.direct(take, self._over)
 
     def _take_one(self, data: bytes) -> None:
         """A datagram that came some other way: a relay's."""
+        self._waited = 0.0
         self._record(data, len(data))
         self._over()
 
@@ -108,7 +117,7 @@ class DirectDtls(Dtls):
         while (got := _lib.SSL_read(session, self._plain, _RECORD)) > 0:
             packet = self._view[:got]
             if self._receiver is not None:
-                self._receiver.packet_received(packet)
+                self._receiver.packet_received(packet, self._waited)
                 if self._session is None:
                     return
             else:

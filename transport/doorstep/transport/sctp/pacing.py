@@ -12,6 +12,8 @@ _TICK = 0.002
 """Seconds between two portions; the loop's clock gives 1 ms to 2 ms."""
 _PORTION = 10
 """Packets that may always go at once (RFC 9002 section 7.7)."""
+_LATE, _LATE_PORTION = 0.02, 48
+"""Seconds that a loop may be late without losing its turn, as far as so many packets go at once."""
 _STEADY, _STARTING = 1.25, 2.0
 """Windows per round trip: above 1, so that it is the window that bounds the rate."""
 
@@ -34,7 +36,7 @@ class Pacer:
         if round_trip < _FAST:
             return None
         rate = (_STARTING if starting else _STEADY) * window / round_trip
-        most = max(_PORTION * self._mtu, rate * 2 * _TICK)
+        most = max(_PORTION * self._mtu, rate * 2 * _TICK, min(rate * _LATE, _LATE_PORTION * self._mtu))
         self._bucket = min(self._bucket + (now - self._filled) * rate, most)
         self._filled = now
         return int(self._bucket)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -15,7 +14,6 @@ from doorstep.transport.sctp.versions import unsupported
 from doorstep.transport.webrtc_dtls import Dtls
 from doorstep.transport.webrtc_ice import IceConnection
 from doorstep.transport.webrtc_sctp import Sctp
-from doorstep.transport.webrtc_udp import open_udp
 
 __all__ = ["Road", "choose_road"]
 
@@ -25,10 +23,9 @@ _SETTING = "DOORSTEP_SCTP"
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """The three parts of a peer connection that packets pass."""
+    """The two parts of a peer connection that differ."""
 
     name: str
-    open_udp: Callable[[str, asyncio.DatagramProtocol], asyncio.DatagramTransport]
     make_dtls: Callable[[IceConnection, RTCCertificate], Dtls]
     make_sctp: Callable[[Dtls, Mapping[str, int]], Sctp]
 
@@ -50,7 +47,7 @@ def _road(setting: str) -> Road:
 
 
 def _stock() -> Road:
-    return Road("stock", open_udp, Dtls, lambda dtls, _: Sctp(dtls))
+    return Road("stock", Dtls, lambda dtls, _: Sctp(dtls))
 
 
 def _direct() -> Road:
@@ -58,10 +55,9 @@ def _direct() -> Road:
 
     from doorstep.transport.sctp.dtls import DirectDtls
     from doorstep.transport.sctp.transport import SctpTransport
-    from doorstep.transport.sctp.udp import open_segmented_udp
 
     def make_sctp(dtls: Dtls, priorities: Mapping[str, int]) -> Sctp:
         assert isinstance(dtls, DirectDtls)
         return cast(Sctp, SctpTransport(dtls, priorities))
 
-    return Road("direct", open_segmented_udp, DirectDtls, make_sctp)
+    return Road("direct", DirectDtls, make_sctp)

@@ -134,8 +134,8 @@ class SctpTransport(AsyncIOEventEmitter):
 
     # packets in, from DTLS
 
-    def packet_received(self, packet: bytes) -> None:
-        self.association.receive(packet, self._ours.time())
+    def packet_received(self, packet: bytes, waited: float) -> None:
+        self.association.receive(packet, self._ours.time() - waited)
 
     def batch_over(self) -> None:
         self._turn()
