@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from doorstep.protocol.errors import DeadlineExceeded
+from doorstep.protocol.lanes import Lane
 
 if TYPE_CHECKING:
     from doorstep.runtime import Session
@@ -60,15 +61,17 @@ async def limit(wait: str, seconds: float | None) -> AsyncGenerator[None, None]:
         raise
 
 
-async def patient(session: Session, wait: str, seconds: float, step: Awaitable[R]) -> R:
-    """Return what ``step`` does; time in which the session has no wire does not count towards its limit.
+async def patient(
+    session: Session, wait: str, seconds: float, step: Awaitable[R], lane: Lane = Lane.TERMINAL_IO
+) -> R:
+    """Return what ``step`` does; time in which no wire carries the lane does not count towards its limit.
 
     Raises :class:`DeadlineExceeded` naming ``wait``.
     """
     task = asyncio.ensure_future(step)
-    until = session.time_with_a_wire() + seconds
+    until = session.time_with_a_wire(lane) + seconds
     try:
-        while (left := until - session.time_with_a_wire()) > 0:
+        while (left := until - session.time_with_a_wire(lane)) > 0:
             await asyncio.wait({task}, timeout=left)
             if task.done():
                 return task.result()

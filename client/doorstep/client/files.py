@@ -219,7 +219,7 @@ class Files:
             _compare(path, stream, digest.hexdigest())
 
     async def _step(self, wait: str, step: Awaitable[T]) -> T:
-        return await patient(self._session, wait, self._timing.call, step)
+        return await patient(self._session, wait, self._timing.call, step, Lane.FILE_TRANSFER)
 
 
 def _target(local: Path, name: str) -> Path:

@@ -59,6 +59,7 @@ from doorstep.runtime.registry import StreamRegistry
 from doorstep.runtime.services import Router, Service
 from doorstep.runtime.streams import Stream
 from doorstep.runtime.tasks import TaskOwner
+from doorstep.runtime.wire_time import WireTime
 from doorstep.transport.wire import Wire
 from doorstep.transport.wire_stats import in_one_shape
 
@@ -151,7 +152,7 @@ class Session:
         self._pulse = Pulse(timing)
         self._ticker: asyncio.TimerHandle | None = None
         self._keeping: asyncio.TimerHandle | None = None
-        self._away_since = self._away_before = 0.0
+        self._wire_time = WireTime()
         self._not_open = asyncio.Event()
         self._round_trip: float | None = None
         self._meter = Meter()
@@ -324,7 +325,7 @@ class Session:
         logger.info("session %s is without a wire: %s", self.id, reason)
         self._outbound.use(None)
         self._move(SessionState.AWAY)
-        self._away_since = loop.time()
+        self._wire_time.change(frozenset(), loop.time())
         self._stop_timers()
         ended = f"no wire for {self._timing.keep:g} s, since {reason}"
         self._keeping = loop.call_later(self._timing.keep, self._end, ended)
@@ -333,8 +334,7 @@ class Session:
     def _go_over(self, link: Link) -> None:
         """``link`` carries the session from now on."""
         last, self._link = self._link, link
-        if self._state is SessionState.AWAY:
-            self._away_before += asyncio.get_running_loop().time() - self._away_since
+        self._wire_time.change(link.wire.traits.lanes, asyncio.get_running_loop().time())
         if self._state is not SessionState.OPEN:
             self._move(SessionState.OPEN)
         self._stop_timers()
@@ -362,10 +362,9 @@ class Session:
                 await link.quiet.wait()
         self._drop(link, "the session goes on over another wire")
 
-    def time_with_a_wire(self) -> float:
-        """A clock in seconds that stands still while there is none, for limits that shall wait meanwhile."""
-        away = self._state is SessionState.AWAY
-        return (self._away_since if away else asyncio.get_running_loop().time()) - self._away_before
+    def time_with_a_wire(self, lane: Lane = Lane.CONTROL) -> float:
+        """A clock in seconds that stands still while no wire carries the lane."""
+        return self._wire_time.read(lane, asyncio.get_running_loop().time())
 
     # --- what programs see ---
 
@@ -428,7 +427,7 @@ class Session:
         return await self._outgoing.call(route, params, self._timing.call if timeout is None else timeout)
 
     def tell(self, route: str, params: Mapping[str, Any] = _NOTHING) -> None:
-        """Call ``service.method`` without an answer, at most once: without a wire, or with its wire, it is lost.
+        """Call ``service.method`` without an answer, at most once: with no wire, or with its wire, it is lost.
 
         Raises :class:`InvalidInput`, :class:`SessionClosed`.
         """
