@@ -427,7 +427,7 @@ class Session:
         return await self._outgoing.call(route, params, self._timing.call if timeout is None else timeout)
 
     def tell(self, route: str, params: Mapping[str, Any] = _NOTHING) -> None:
-        """Call ``service.method`` without an answer, at most once: with no wire, or with its wire, it is lost.
+        """Call ``service.method`` without an answer, at most once: it is lost with its wire, or without one.
 
         Raises :class:`InvalidInput`, :class:`SessionClosed`.
         """
