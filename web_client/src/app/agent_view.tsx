@@ -68,11 +68,12 @@ export function AgentView({ agent, workspace }: { agent: Agent; workspace: Works
                     leave={disconnect}
                 />
             )}
-            {tabs.length > 0 && status.state !== "connected" && (
-                <Interruption workspace={workspace} agent={agent} session={session} />
-            )}
+            {tabs.length > 0 && status.state !== "connected" && <Interruption workspace={workspace} />}
             {tabs.length > 0 && <Tabs workspace={workspace} tabs={tabs} active={active} />}
             <div class="stage">
+                {tabs.length > 0 && status.state !== "connected" && (
+                    <Reconnecting workspace={workspace} agent={agent} session={session} />
+                )}
                 {active ? (
                     <TerminalPane key={active.number} tab={active} />
                 ) : (
@@ -130,30 +131,36 @@ function Threshold({ workspace, status, agent }: { workspace: Workspace; status:
     );
 }
 
-interface InterruptionProps {
+/** Shells were open and the connection has ended for good: say so above what they still show. */
+function Interruption({ workspace }: { workspace: Workspace }) {
+    const error = useValue(workspace.connection.error);
+    if (!error) return null;
+    return (
+        <div class="interruption">
+            <NoticeBox notice={inWords(error)}>
+                <ChangedKey workspace={workspace} error={error} />
+                <button class="button button-main" type="button" onClick={() => workspace.enter()}>
+                    Reconnect
+                </button>
+            </NoticeBox>
+        </div>
+    );
+}
+
+interface ReconnectingProps {
     readonly workspace: Workspace;
     readonly agent: Agent;
     readonly session: Session | null;
 }
 
-/** Shells were open and the connection is gone: say so above what they still show. */
-function Interruption({ workspace, agent, session }: InterruptionProps) {
+/** Lies over the terminal: whatever resized it would redraw every program in it, twice per interruption. */
+function Reconnecting({ workspace, agent, session }: ReconnectingProps) {
     const error = useValue(workspace.connection.error);
     const active = useValue(workspace.active);
     const full = useValue(active?.full ?? NEVER);
-    if (error)
-        return (
-            <div class="interruption">
-                <NoticeBox notice={inWords(error)}>
-                    <ChangedKey workspace={workspace} error={error} />
-                    <button class="button button-main" type="button" onClick={() => workspace.enter()}>
-                        Reconnect
-                    </button>
-                </NoticeBox>
-            </div>
-        );
+    if (error) return null;
     return (
-        <p class="interruption interruption-note" role="status" data-testid="interruption">
+        <p class="reconnecting" role="status" data-testid="interruption">
             {session ? "Connection lost." : "Session ended."}{" "}
             {agent.online === false ? "The machine is offline. " : ""}
             Reconnecting… {session && !full && "Your shells go on where they are, and what you type is kept."}
