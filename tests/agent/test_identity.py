@@ -111,6 +111,7 @@ def test_flags_win_over_the_environment(tmp_path: Path) -> None:
     [
         ("DOORSTEP_NAME", "a b"),
         ("DOORSTEP_ICE_SERVERS", "turn:x"),
+        ("DOORSTEP_ICE_SERVERS", '[{"urls": ["http://x"]}]'),
         ("DOORSTEP_ICE_POLICY", "turn"),
         ("DOORSTEP_REQUIRE_PROOF", "yes"),
         ("DOORSTEP_TIMING_HANGUP", "-1"),

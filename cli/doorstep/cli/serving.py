@@ -202,9 +202,13 @@ def agent(
 
 
 def _ice_servers(urls: tuple[str, ...]) -> tuple[IceServer, ...]:
+    from doorstep.protocol.errors import InvalidInput
     from doorstep.protocol.signaling import IceServer
+    from doorstep.transport.webrtc_servers import servers_of
 
-    for url in urls:
-        if not url.startswith(("stun:", "stuns:", "turn:", "turns:")):
-            raise click.BadParameter(f"{url!r} must begin with stun: or turn:", param_hint="--ice-server")
-    return tuple(IceServer(urls=(url,)) for url in urls)
+    servers = tuple(IceServer(urls=(url,)) for url in urls)
+    try:
+        servers_of(servers)
+    except InvalidInput as error:
+        raise click.BadParameter(str(error), param_hint="--ice-server") from error
+    return servers

@@ -52,9 +52,11 @@ def ice_servers_from(environment: Mapping[str, str]) -> tuple[IceServer, ...]:
     if not text:
         return ()
     try:
-        return msgspec.json.decode(text, type=tuple[IceServer, ...])
-    except msgspec.MsgspecError as error:
+        servers = msgspec.json.decode(text, type=tuple[IceServer, ...])
+        servers_of(servers)
+    except (msgspec.MsgspecError, InvalidInput) as error:
         raise InvalidInput(_SETTING, str(error)) from error
+    return servers
 
 
 class SignedIn(Protocol):
