@@ -362,8 +362,8 @@ def test_bulk_lanes_are_not_carried(lane: Lane) -> None:
         assert client.buffered(lane) == 0
         await client.drained(lane)
         agent.start(lambda lane, frame: None)
-        taken = iter([(lane, b"x"), None, None, None])
-        client._queues.take = lambda: next(taken)  # type: ignore[method-assign]
+        sealed = iter([client._channel.seal(lane, b"x")])
+        client._link.source = lambda: next(sealed, None)
         client._link.offer()
         assert f"a frame on lane {lane}" in await agent.wait_closed()
         await close(client, agent)

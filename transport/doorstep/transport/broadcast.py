@@ -143,6 +143,7 @@ class BroadcastWire:
             return self._outbox.popleft()
         if (taken := self._queues.take()) is None:
             return None
+        self._queues.gone(*taken)
         self._frames_out += 1
         self._bytes_out += len(taken[1])
         return self._channel.seal(*taken)

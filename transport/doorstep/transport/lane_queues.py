@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from doorstep.protocol.lanes import Lane
@@ -41,7 +41,8 @@ class LaneQueues:
             self._roads[lane] = _Road(tuple(self._roads.values()))
 
     def __bool__(self) -> bool:
-        return any(road.queue for road in self._roads.values())
+        """Whether anything is buffered."""
+        return any(road.buffered for road in self._roads.values())
 
     @property
     def buffered(self) -> dict[Lane, int]:
@@ -53,15 +54,19 @@ class LaneQueues:
         road.queue.append(data)
         road.buffered += len(data)
 
-    def take(self) -> tuple[Lane, bytes] | None:
-        """The next frame of the most urgent lane that has one."""
+    def take(self, lanes: Container[Lane] = frozenset(Lane)) -> tuple[Lane, bytes] | None:
+        """The next frame of the most urgent of ``lanes`` that has one; buffered until :meth:`gone`."""
         for lane, road in self._roads.items():
-            if road.queue:
-                data = road.queue.popleft()
-                road.buffered -= len(data)
-                self._wake()
-                return lane, data
+            if road.queue and lane in lanes:
+                return lane, road.queue.popleft()
         return None
+
+    def gone(self, lane: Lane, data: bytes) -> None:
+        """What was taken has been handed to the network."""
+        self._roads[lane].buffered = max(self._roads[lane].buffered - len(data), 0)  # it may be cleared
+        for road in self._roads.values():
+            if road.waiters and not road.over(self._low):
+                road.wake()
 
     def clear(self) -> None:
         """Forget everything; nobody waits any more."""
@@ -76,11 +81,6 @@ class LaneQueues:
         if road.over(self._high):
             while road.over(self._low):
                 await _turn(road)
-
-    def _wake(self) -> None:
-        for road in self._roads.values():
-            if road.waiters and not road.over(self._low):
-                road.wake()
 
 
 async def _turn(road: _Road) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
-from dataclasses import dataclass, field
 
 from doorstep.protocol.bulk_window import BULK_LANES, BulkTaken, BulkWindow
 from doorstep.protocol.errors import DeadlineExceeded, DoorstepError, InvalidInput, ProtocolError, WireClosed
@@ -22,6 +20,7 @@ from doorstep.protocol.limits import LANE_HIGH_WATER, LANE_LIMIT, LANE_LOW_WATER
 from doorstep.protocol.relay import Join
 from doorstep.protocol.seal import RANDOM_BYTES, Handshake, Prover, SealedChannel
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.transport.lane_queues import LaneQueues
 from doorstep.transport.relay_socket import RelaySocket, Token, relay_url
 from doorstep.transport.wire import ORDINARY, Receiver
 
@@ -29,6 +28,8 @@ __all__ = ["RelayWire", "open_relay", "relay_url"]
 
 _log = logging.getLogger("doorstep.transport")
 
+_ALL = frozenset(Lane)
+_URGENT = _ALL - BULK_LANES
 _FLUSH = 0.2
 """Seconds that :meth:`RelayWire.close` gives to the last frames."""
 
@@ -76,20 +77,6 @@ async def _greet(socket: RelaySocket, handshake: Handshake, prover: Prover) -> S
     return channel
 
 
-@dataclass(slots=True)
-class _Road:
-    """One lane's queue, and who waits for it to drain."""
-
-    lane: Lane
-    above: tuple[_Road, ...]
-    queue: deque[bytes] = field(default_factory=deque[bytes])
-    buffered: int = 0
-    waiters: list[asyncio.Future[None]] = field(default_factory=list[asyncio.Future[None]])
-
-    def over(self, mark: int) -> bool:
-        return self.buffered > mark or any(road.buffered > mark for road in self.above)
-
-
 class RelayWire:
     """One end. See :class:`~doorstep.transport.wire.Wire` for the contract of each method."""
 
@@ -101,7 +88,7 @@ class RelayWire:
         self._socket = socket
         self._channel = channel
         self._steps = steps
-        self._roads = _make_roads()
+        self._queues = LaneQueues(Lane, LANE_HIGH_WATER, LANE_LOW_WATER)
         self._clock = asyncio.get_running_loop().time
         self._window = BulkWindow(self._clock())
         self._taken = BulkTaken(self._clock())
@@ -125,23 +112,19 @@ class RelayWire:
         data = encode(frame)
         if len(data) > self.max_frame:
             raise InvalidInput("frame", f"has {len(data)} bytes, the peer takes at most {self.max_frame}")
-        road = self._roads[lane]
-        if road.buffered + len(data) > LANE_LIMIT:
+        if self.buffered(lane) + len(data) > LANE_LIMIT:
             self._end(f"more than {LANE_LIMIT // MIB} MiB wait on the lane {lane}")
             raise WireClosed(self._reason or "")
-        road.queue.append(data)
-        road.buffered += len(data)
+        self._queues.put(lane, data)
         self._flushed.clear()
         self._sendable.set()
 
     def buffered(self, lane: Lane) -> int:
-        return self._roads[lane].buffered
+        return self._queues.buffered[lane]
 
     async def drained(self, lane: Lane) -> None:
-        road = self._roads[lane]
-        if road.over(LANE_HIGH_WATER):
-            while road.over(LANE_LOW_WATER) and self._reason is None:
-                await _turn(road)
+        if self._reason is None:
+            await self._queues.room(lane)
         if self._reason is not None:
             raise WireClosed(self._reason)
 
@@ -150,36 +133,21 @@ class RelayWire:
             if self._tell_taken:
                 self._tell_taken = False
                 await self._socket.send(self._channel.seal_count(self._taken.count))
-            elif (road := self._next_road()) is not None:
-                await self._send_next(road)
+            elif (taken := self._queues.take(_ALL if self._window.open else _URGENT)) is not None:
+                await self._send_next(*taken)
             else:
                 self._sendable.clear()
                 await self._sendable.wait()
 
-    def _next_road(self) -> _Road | None:
-        """The most urgent lane that has something to send and may."""
-        may_bulk = self._window.open
-        for road in self._roads.values():
-            if road.queue and (may_bulk or road.lane not in BULK_LANES):
-                return road
-        return None
-
-    async def _send_next(self, road: _Road) -> None:
-        data = road.queue.popleft()
-        if road.lane in BULK_LANES:
+    async def _send_next(self, lane: Lane, data: bytes) -> None:
+        if lane in BULK_LANES:
             self._window.sent(len(data), self._clock())
-        await self._socket.send(self._channel.seal(road.lane, data))
-        road.buffered -= len(data)
+        await self._socket.send(self._channel.seal(lane, data))
+        self._queues.gone(lane, data)
         self._frames_out += 1
         self._bytes_out += len(data)
-        self._wake()
-        if not any(road.buffered for road in self._roads.values()):
+        if not self._queues:
             self._flushed.set()
-
-    def _wake(self) -> None:
-        for road in self._roads.values():
-            if road.waiters and not road.over(LANE_LOW_WATER):
-                _wake(road)
 
     # receiving
 
@@ -240,10 +208,7 @@ class RelayWire:
         if self._reason is not None:
             return
         self._reason = reason
-        for road in self._roads.values():
-            road.queue.clear()
-            road.buffered = 0
-            _wake(road)
+        self._queues.clear()
         self._flushed.set()
         self._stop.set_result(None)
 
@@ -269,7 +234,7 @@ class RelayWire:
             "bytesIn": self._bytes_in,
             "framesOut": self._frames_out,
             "framesIn": self._frames_in,
-            "buffered": {road.lane.value: road.buffered for road in self._roads.values()},
+            "buffered": {lane.value: waiting for lane, waiting in self._queues.buffered.items()},
             "relay": self._socket.url,
             "bulkWindow": self._window.window,
             "bulkUnderWay": self._window.under_way,
@@ -289,30 +254,6 @@ def _reason_of(parts: list[asyncio.Task[None]]) -> str:
             _log.error("a relay wire ends", exc_info=error)
             return "internal error"
     return next((str(error) for error in errors if error is not None), "closed")
-
-
-def _make_roads() -> dict[Lane, _Road]:
-    roads: dict[Lane, _Road] = {}
-    for lane in Lane:
-        roads[lane] = _Road(lane, tuple(roads.values()))
-    return roads
-
-
-async def _turn(road: _Road) -> None:
-    waiter = asyncio.get_running_loop().create_future()
-    road.waiters.append(waiter)
-    try:
-        await waiter
-    finally:
-        if waiter in road.waiters:
-            road.waiters.remove(waiter)
-
-
-def _wake(road: _Road) -> None:
-    for waiter in road.waiters:
-        if not waiter.done():
-            waiter.set_result(None)
-    road.waiters.clear()
 
 
 def _ms(seconds: float) -> float:
