@@ -26,6 +26,7 @@ from doorstep.protocol.frames import Ping
 from doorstep.protocol.ids import AgentId
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.timing import Timing
+from doorstep.protocol.trust import TranscriptProofs
 from doorstep.testing.hub import throw_away_hub
 from doorstep.transport.relay import RelayWire, open_relay, relay_url
 
@@ -53,6 +54,7 @@ async def side(url: str, role: Role, text: str, timing: Timing | None = None) ->
         session_id=SESSION,
         agent_id=AGENT,
         token=access_token,
+        prover=TranscriptProofs(None),
         timing=timing or Timing(),
     )
 

@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 from doorstep.protocol.frame_types import Role
 from doorstep.protocol.relay import End, NewToken, dump
 from doorstep.protocol.seal import OVERHEAD
+from doorstep.protocol.trust import TranscriptProofs
 
 from .conftest import Open
 from .support import DEADLINE, House, closed, relay_memory
@@ -149,7 +150,12 @@ async def test_the_wire_brings_newer_tokens(limited: Open) -> None:
 
     opening = asyncio.create_task(house.side(Role.AGENT))
     client = await open_relay(
-        house.url, role=Role.CLIENT, session_id=house.session, agent_id=house.agent, token=token
+        house.url,
+        role=Role.CLIENT,
+        session_id=house.session,
+        agent_id=house.agent,
+        token=token,
+        prover=TranscriptProofs(None),
     )
     agent = await opening
     for wire in (client, agent):

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -113,14 +114,17 @@ async def test_one_clients_failure_disturbs_no_other(running: Stack) -> None:
         await doomed.close()
 
 
+@pytest.mark.parametrize("force", ["direct", "relay"])
 @pytest.mark.asyncio
-async def test_a_session_survives_the_loss_of_its_wire(running: Stack) -> None:
+async def test_a_session_survives_the_loss_of_its_wire(
+    running: Stack, force: Literal["direct", "relay"]
+) -> None:
     user = await running.user()
     program = await running.agent(user, "box")
     states: list[str] = []
     async with (
         connect(
-            "box", credentials=user.credentials, on_state=lambda step: states.append(step.state)
+            "box", credentials=user.credentials, on_state=lambda step: states.append(step.state), force=force
         ) as agent,
         agent.terminal(80, 24) as terminal,
     ):
@@ -130,11 +134,12 @@ async def test_a_session_survives_the_loss_of_its_wire(running: Stack) -> None:
         for number in range(3):
             await agent._session.wire.close("pulled the plug")
             await terminal.write(b"echo again-%d:$$:\n" % number)
-            await terminal.expect(rf"again-{number}:{pid}:", timeout=20 * running.scale)
-        assert agent.stats()["wires"] == 4
-        assert states == 4 * first
+            await terminal.expect(rf"again-{number}:{pid}:", timeout=40 * running.scale)
+        wires = agent._session.wires
+        assert wires >= 4  # a machine that stands still for long loses more of them
+        assert states == wires * first
     await until(lambda: len(program.events("session-ended")) == 1, 30 * running.scale)
-    assert len(program.events("resumed")) == 3
+    assert len(program.events("resumed")) >= 3
 
 
 @pytest.mark.asyncio
@@ -144,5 +149,5 @@ async def test_an_agent_that_was_restarted_ends_its_sessions(running: Stack) -> 
     async with connect("box", credentials=user.credentials) as agent:
         await program.kill()
         await program.start()
-        async with asyncio.timeout(40 * running.scale):
+        async with asyncio.timeout(90 * running.scale):  # silence, and as many knocks as its start takes
             assert "does not know this session" in await agent.wait_closed()

@@ -189,6 +189,10 @@ class Caller:
         if not self._machine.serial:  # its first knock
             self._house.retire(self)
 
+    def carried(self) -> None:
+        """The session has a wire by another road: that this one may fail is no news."""
+        self._was_connected = True
+
     def handle(self, event: AnsweringEvent | None) -> None:
         """Give the machine an event (None = its timer rang) and do what it asks for.
 

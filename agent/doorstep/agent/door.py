@@ -169,6 +169,8 @@ class Door:
                 await session.close("no client came of it")
         if session_id is not None and wire.kind == _BEST:
             self.meetings.over(session_id)
+        if (caller := self._callers.get(session_id)) is not None:
+            caller.carried()
         return session.wires > 1
 
     def vouch(self, session_id: SessionId | None, client: PublicKey | None) -> None:

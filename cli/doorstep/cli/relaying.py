@@ -85,7 +85,7 @@ def relay(
     """Run a relay alone, for a back end that has none, such as a Supabase project.
 
     It lets in the users of that back end by their access tokens and pairs each one's machines with
-    his own clients. What it forwards it cannot read. Agents and clients find it by DOORSTEP_RELAY=URL.
+    his own clients. What it forwards it cannot read. Agents and clients find it by DOORSTEP_RELAY_URL.
     """
     from doorstep.hub.relay_server import RelayConfig
 
