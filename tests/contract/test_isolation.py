@@ -9,7 +9,7 @@ import pytest
 
 from doorstep.client import connect
 from doorstep.protocol.errors import AgentNotFound, NotSignedIn, Unauthorized
-from doorstep.protocol.ids import agents_topic, signaling_topic
+from doorstep.protocol.ids import agent_id, agents_topic, session_id, signaling_topic, user_id, wire_topic
 from doorstep.protocol.timing import Timing
 from doorstep.transport.backend import Backend
 from doorstep.transport.credentials import Credentials
@@ -68,9 +68,13 @@ async def test_no_agent_can_be_given_away(back_end: BackEnd, agent: RunningAgent
         assert answer.status_code in REFUSED
 
 
-async def test_another_account_joins_neither_channel(back_end: BackEnd, agent: RunningAgent) -> None:
+async def test_another_account_joins_no_channel(back_end: BackEnd, agent: RunningAgent) -> None:
     """A real server answers after 5 s; a refusal must still come as one, not as silence."""
-    topics = (agents_topic(await owner_id(back_end)), signaling_topic(agent.id))  # type: ignore[arg-type]
+    topics = (
+        agents_topic(user_id(await owner_id(back_end))),
+        signaling_topic(agent_id(agent.id)),
+        wire_topic(agent_id(agent.id), session_id("contract-session")),
+    )
     async with await Backend.sign_in(back_end.other) as other:
         refusals = [join(other.separate_signaling(), topic) for topic in topics]
         for outcome in await asyncio.gather(*refusals, return_exceptions=True):

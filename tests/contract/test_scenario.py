@@ -43,6 +43,17 @@ async def test_a_knock_ends_in_a_shell(back_end: BackEnd, agent: RunningAgent) -
             await terminal.expect(r"sum-42", timeout=10 * back_end.scale)
 
 
+async def test_a_shell_over_broadcasts(back_end: BackEnd, agent: RunningAgent) -> None:
+    """Nothing but the back end's Realtime: the policies of wires are there, its quotas are kept."""
+    async with connect(agent.name, credentials=back_end.owner, force="broadcast") as machine:
+        assert machine.stats()["wire"] == "broadcast"
+        result = await machine.commands.run("seq 1 2000; exit 3")
+        assert (result.exit_code, len(result.stdout.split())) == (3, 2000)
+        async with machine.terminal(100, 30) as terminal:
+            await terminal.write(b"echo sum-$((40 + 2))\n")
+            await terminal.expect(r"sum-42", timeout=20 * back_end.scale)
+
+
 async def test_several_clients_at_once(back_end: BackEnd, agent: RunningAgent) -> None:
     async def visit(number: int) -> str:
         async with connect(agent.id, credentials=back_end.owner) as machine:
