@@ -49,3 +49,16 @@ def test_ping_of_nobody(machine: Doorstep) -> None:
     result = machine.run("ping", "nobody")
     assert result.returncode == 68
     assert b"no agent 'nobody'" in result.stderr
+
+
+def test_status_names_the_servers_by_which_machines_are_reached(machine: Doorstep) -> None:
+    setting = {"DOORSTEP_ICE_SERVERS": '[{"urls": ["stun:192.0.2.1"]}]'}
+    result = machine.run("status", "--json", env=setting)
+    assert result.returncode == 0
+    told = json.loads(result.stdout)
+    assert told["ok"]
+    assert told["iceServers"] == ["stun:192.0.2.1"]
+    assert told["relay"] == told["url"].replace("http", "ws", 1) + "/relay/v1"
+    lines = machine.run("status").stdout.decode().splitlines()
+    assert lines[0].endswith(f"at {told['url']}: ok")
+    assert lines[1:] == [f"relay: {told['relay']}", "STUN and TURN servers: none"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import click
 
-from doorstep.cli.common import credentials, run, state_dir_option, timing
+from doorstep.cli.common import credentials, printable, run, state_dir_option, timing
 
 if TYPE_CHECKING:
     from doorstep.transport.credentials import Credentials
@@ -81,27 +82,43 @@ def logout(state_dir: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @state_dir_option
 def status(as_json: bool, state_dir: Path) -> int:
-    """Show who is signed in, where, and whether the back end answers."""
+    """Show who is signed in, where, whether the back end answers, and the servers between the networks."""
     known = credentials(state_dir)
-    trouble = run(_trouble(known))
+    found = run(_found(known))
     if as_json:
-        click.echo(
-            json.dumps({"url": known.url, "email": known.email, "ok": trouble is None, "error": trouble})
-        )
-    else:
-        click.echo(f"{known.email} at {known.url}: {trouble or 'ok'}")
-    return 0 if trouble is None else 1
+        told = {"ok": found.trouble is None, "error": found.trouble}
+        roads = {"relay": found.relay, "iceServers": list(found.ice_servers)}
+        click.echo(json.dumps({"url": known.url, "email": known.email, **told, **roads}))
+        return 0 if found.trouble is None else 1
+    click.echo(f"{known.email} at {known.url}: {found.trouble or 'ok'}")
+    if found.trouble is None:
+        click.echo(f"relay: {found.relay}")
+        click.echo(f"STUN and TURN servers: {printable(', '.join(found.ice_servers)) or 'none'}")
+        return 0
+    return 1
 
 
-async def _trouble(known: Credentials) -> str | None:
+class _Found(NamedTuple):
+    trouble: str | None
+    relay: str
+    ice_servers: tuple[str, ...] = ()
+
+
+async def _found(known: Credentials) -> _Found:
     from doorstep.protocol.errors import DoorstepError
+    from doorstep.protocol.relay import PATH
     from doorstep.transport.backend import Backend
+    from doorstep.transport.ice_servers import IceServers, ice_servers_from
+    from doorstep.transport.relay_socket import relay_url
 
+    relay = relay_url(known.url, os.environ.get("DOORSTEP_RELAY_URL") or PATH)
+    servers = IceServers(relay, configured=ice_servers_from(os.environ), timing=timing())
     try:
-        async with await Backend.sign_in(known, timing()):
-            return None
+        async with await Backend.sign_in(known, timing()) as backend:
+            asked = await servers.current(backend)
     except DoorstepError as error:
-        return str(error)
+        return _Found(str(error), relay)
+    return _Found(None, relay, tuple(url for server in asked for url in server.urls))
 
 
 @click.command()
