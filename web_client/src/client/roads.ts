@@ -7,6 +7,7 @@ import {
     DeadlineExceeded,
     PeerNotTrusted,
     SignalingLost,
+    WireClosed,
 } from "../protocol/errors.ts";
 import type { IceServer } from "../protocol/signaling.ts";
 import type { Carry, Opener } from "../transport/pool.ts";
@@ -192,15 +193,17 @@ export class Roads {
 
     /** As long as somebody knocks the agent may still come. */
     private async patiently(road: Road, signal: AbortSignal) {
-        const { sessionId, agentId, trust } = this.options;
+        const { sessionId, agentId, timing, trust } = this.options;
         const meeting: Meeting = { sessionId, agentId, prover: trust?.prover() ?? NOBODY };
         for (;;) {
             try {
                 return await road.meet(meeting, signal);
             } catch (error) {
+                const left = error instanceof WireClosed; // before it had proved itself, so it may come again
                 const late =
                     (error instanceof ConnectFailed || error instanceof DeadlineExceeded) && error.wait;
-                if (!late || !this.connector || signal.aborted) throw error;
+                if (!(late || left) || !this.connector || signal.aborted) throw error;
+                if (left) await pause(timing.reconnectFirst, signal);
             }
         }
     }

@@ -9,6 +9,7 @@ import {
     ConnectionRefused,
     DeadlineExceeded,
     PeerNotTrusted,
+    WireClosed,
 } from "../../src/protocol/errors.ts";
 import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
 import type { Road } from "../../src/transport/road.ts";
@@ -208,6 +209,19 @@ describe("roads", () => {
         bench.webrtc = never;
         bench.connection.connect();
         await vi.waitFor(() => expect(bench.ended).toBe(1), 20_000);
+    });
+
+    it("it came and left before it had proved itself: again, after a pause", async () => {
+        bench.webrtc = never;
+        let times = 0;
+        bench.relay = async () => {
+            times += 1;
+            if (times === 1) throw new WireClosed("the peer closed the connection");
+            return met("relay");
+        };
+        bench.connection.connect();
+        await bench.on("relay");
+        expect(times).toBe(2);
     });
 
     it("nobody came in time: again, as long as there are knocks", async () => {
