@@ -12,7 +12,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -85,7 +85,7 @@ def _median(echoes: list[Echo]) -> Echo:
 
 
 @asynccontextmanager
-async def _loaded(session: Agent, load: str, source: Path) -> AsyncIterator[list[float]]:
+async def _loaded(session: Agent, load: str, source: Path) -> AsyncGenerator[list[float]]:
     """Move the file up or down again and again; yield the (growing) list of when a MB had gone."""
     moved: list[float] = []
 

@@ -67,7 +67,7 @@ class Door:
         self.services = services
         self.about = about
         self.ice_servers = ice_servers
-        self.ice_policy = ice_policy
+        self.ice_policy: Literal["all", "relay"] = ice_policy
         self.timing = timing
         self.key = key
         self.require_proof = require_proof

@@ -155,7 +155,7 @@ class Way:
         self._timing = timing
         self._ice_servers = ice_servers
         self._state_dir = state_dir
-        self._force = force
+        self._force: Force | None = force
         self._progress = Progress(on_state)
         self._visiting = Shared(self._visit)
         self._trust: Trust | None = None
