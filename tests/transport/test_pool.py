@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from doorstep.protocol.errors import ConnectFailed, WireClosed
+from doorstep.protocol.errors import ConnectFailed, DoorstepError, PeerNotTrusted, WireClosed
 from doorstep.transport.local import LocalWire, local_pair
 from doorstep.transport.pool import Carry, Opener, WirePool
 from doorstep.transport.wire import Wire
@@ -21,7 +22,7 @@ class Way:
         self.opener = Opener(kind, self._open)
         self.opened = 0
         self.stopped = 0
-        self.ready: asyncio.Queue[LocalWire | ConnectFailed] = asyncio.Queue()
+        self.ready: asyncio.Queue[LocalWire | DoorstepError] = asyncio.Queue()
 
     async def _open(self, carry: Carry) -> None:
         self.opened += 1
@@ -30,7 +31,7 @@ class Way:
         except asyncio.CancelledError:
             self.stopped += 1
             raise
-        if isinstance(outcome, ConnectFailed):
+        if isinstance(outcome, DoorstepError):
             raise outcome
         await carry(outcome)
 
@@ -38,10 +39,10 @@ class Way:
 class Two:
     """A pool of a good way and a poor one, and what it made the session do."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.good, self.poor = Way("webrtc"), Way("relay")
         self.carried: list[Wire] = []
-        self.pool = WirePool([self.good.opener, self.poor.opener], self._carry)
+        self.pool = WirePool([self.good.opener, self.poor.opener], self._carry, **options)
 
     async def _carry(self, wire: Wire) -> None:
         self.carried.append(wire)
@@ -166,3 +167,45 @@ async def test_a_closed_pool_leaves_the_wire_and_stops_the_rest() -> None:
     assert wire._reason is None
     with pytest.raises(ConnectFailed, match="closed"):
         await two.pool.open()
+
+
+async def test_a_final_error_ends_the_others() -> None:
+    two = Two(is_final=lambda error: isinstance(error, PeerNotTrusted))
+    opening = asyncio.create_task(two.pool.open())
+    two.poor.ready.put_nowait(PeerNotTrusted("somebody else"))
+    with pytest.raises(PeerNotTrusted):
+        await soon(opening)
+    assert (two.good.stopped, two.poor.stopped) == (1, 0)
+    await two.pool.close()
+
+
+async def test_without_a_wire_all_begin_anew_together() -> None:
+    two = Two()
+    opening = asyncio.create_task(two.pool.open())
+    two.poor.ready.put_nowait(local_pair()[0])
+    await soon(opening)
+    assert two.pool.wire is not None
+    await two.pool.wire.close("cut")
+    await turns()
+    opening = asyncio.create_task(two.pool.open())
+    await turns()
+    assert (two.good.opened, two.good.stopped, two.poor.opened) == (2, 1, 2)
+    opening.cancel()
+    await two.pool.close()
+
+
+async def test_it_says_why_the_wire_is_not_the_best() -> None:
+    two = Two()
+    assert two.pool.reason == ""
+    opening = asyncio.create_task(two.pool.open())
+    two.poor.ready.put_nowait(local_pair()[0])
+    await soon(opening)
+    assert two.pool.reason == "webrtc is being tried"
+    two.good.ready.put_nowait(ConnectFailed("blocked"))
+    await turns()
+    assert two.pool.reason == "webrtc: blocked"
+    opening = asyncio.create_task(two.pool.open(anew=True))
+    two.good.ready.put_nowait(local_pair()[0])
+    await soon(opening)
+    assert two.pool.reason == ""
+    await two.pool.close()
