@@ -36,7 +36,7 @@ class End:
             else:
                 self.others.append(event)
         self.association.events.clear()
-        self.association.departed.clear()
+        self.association.take_departed()
 
     @property
     def ended(self) -> str:

@@ -58,8 +58,8 @@ def test_every_byte_arrives_in_order_on_twenty_streams(
     for side, end in enumerate((pair.far, pair.near)):
         for stream in range(20):
             assert digests(end.messages[stream]) == digests(sent[side, stream])
-        assert end.association.outstanding.flight == 0
-        assert end.association.reassembly.buffered == 0
+        assert end.association.outbound.outstanding.flight == 0
+        assert end.association.inbound.reassembly.buffered == 0
         assert end.association.deadline == float("inf")
 
 
@@ -106,8 +106,8 @@ def test_partial_reliability_loses_whole_messages_and_never_sticks(
     assert 40 < len(got) < 200
     if not unordered:
         assert got == sorted(got, key=lambda message: message[0])
-    assert pair.far.association.reassembly.buffered == 0
-    assert not pair.near.association.outstanding.by_tsn
+    assert pair.far.association.inbound.reassembly.buffered == 0
+    assert not pair.near.association.outbound.outstanding.by_tsn
     pair.near.send(1, b"after all")
     pair.until(lambda: pair.far.messages[1][-1] == b"after all", 5)
 
@@ -137,7 +137,7 @@ def test_streams_close_and_open_again_in_the_middle_of_transfers(virtual: Any) -
 def test_an_urgent_stream_overtakes_what_waits(virtual: Any) -> None:
     pair = virtual(Conditions(delay=0.01, rate=10e6))
     pair.start()
-    scheduler = pair.near.association.scheduler
+    scheduler = pair.near.association.outbound.scheduler
     for stream, priority in ((1, 3), (2, 0)):
         scheduler.prioritise(stream, priority)
     for _ in range(60):
@@ -153,10 +153,11 @@ def test_an_urgent_stream_overtakes_what_waits(virtual: Any) -> None:
 def test_a_receiver_that_is_full_is_waited_for(virtual: Any) -> None:
     pair = virtual(CLEAN)
     pair.start()
-    near = pair.near.association
-    near._peer_window = 5000
-    far_sack = pair.far.association._sack_chunk
-    pair.far.association._sack_chunk = lambda: far_sack()[:8] + (5000).to_bytes(4, "big") + far_sack()[12:]
+    near = pair.near.association.outbound
+    near.peer_window = 5000
+    pair.tap = lambda packet: (
+        packet[:20] + (5000).to_bytes(4, "big") + packet[24:] if packet[12] == 3 else packet
+    )
     for _ in range(20):
         pair.near.send(1, bytes(4000))
     most = 0
@@ -214,11 +215,11 @@ def test_shutdown_waits_for_what_is_under_way(virtual: Any) -> None:
     pair = virtual(CLEAN)
     pair.start()
     pair.far.send(1, bytes(100_000))
-    shutdown = pair.near.association._envelope.seal(wire.chunk(Kind.SHUTDOWN, bytes(4)))
+    shutdown = pair.near.association.outlet.envelope.seal(wire.chunk(Kind.SHUTDOWN, bytes(4)))
     pair.far.association.receive(shutdown, pair.now)
     pair.until(lambda: len(pair.near.messages[1]) == 1, 5)
     pair.until(lambda: pair.far.association.state is State.SHUTDOWN_ACK_SENT, 5)
-    pair.far.association.receive(pair.near.association._envelope.seal(wire.chunk(Kind(14))), pair.now)
+    pair.far.association.receive(pair.near.association.outlet.envelope.seal(wire.chunk(Kind(14))), pair.now)
     pair.run(0.01)
     assert pair.far.ended == "the peer closed the connection"
 
@@ -229,12 +230,12 @@ def test_shutdown_waits_for_what_is_under_way(virtual: Any) -> None:
 def hostile(pair: Any, *chunks: bytes) -> None:
     """Packets of the near peer that it would never send."""
     for one in chunks:
-        pair.far.association.receive(pair.near.association._envelope.seal(one), pair.now)
+        pair.far.association.receive(pair.near.association.outlet.envelope.seal(one), pair.now)
     pair.run(0.1)
 
 
 def data(association: Association, offset: int, flags: int, stream: int, sequence: int, body: bytes) -> bytes:
-    tsn = (association.outstanding.next + offset) & 0xFFFFFFFF
+    tsn = (association.outbound.outstanding.next + offset) & 0xFFFFFFFF
     return DATA.pack(0, flags, 16 + len(body), tsn, stream, sequence, 53) + body + bytes(-len(body) & 3)
 
 
@@ -253,8 +254,10 @@ def test_fragments_without_end_are_bounded(virtual: Any) -> None:
     near = pair.near.association
     for n in range(2 * (WINDOW + MAX_MESSAGE) // 1160):
         flags = 2 if n == 0 else 0
-        pair.far.association.receive(near._envelope.seal(data(near, n, flags, 1, 0, bytes(1160))), pair.now)
-        assert pair.far.association.reassembly.buffered <= WINDOW + 2 * MAX_MESSAGE
+        pair.far.association.receive(
+            near.outlet.envelope.seal(data(near, n, flags, 1, 0, bytes(1160))), pair.now
+        )
+        assert pair.far.association.inbound.reassembly.buffered <= WINDOW + 2 * MAX_MESSAGE
         if pair.far.association.state is State.ENDED:
             break
     pair.run(0.01)
@@ -267,10 +270,10 @@ def test_messages_that_never_get_their_turn_are_bounded(virtual: Any, step: int)
     pair.start()
     near, far = pair.near.association, pair.far.association
     for n in range(3 * WINDOW // 1160):
-        packet = near._envelope.seal(data(near, n * step, 3, 1, (n + 1) & 0xFFFF, bytes(1160)))
+        packet = near.outlet.envelope.seal(data(near, n * step, 3, 1, (n + 1) & 0xFFFF, bytes(1160)))
         far.receive(packet, pair.now)
         far.packets.clear()
-        assert far.reassembly.buffered <= WINDOW + 2 * MAX_MESSAGE
+        assert far.inbound.reassembly.buffered <= WINDOW + 2 * MAX_MESSAGE
     assert (far.state is State.ENDED) == (step == 1)
 
 
@@ -281,9 +284,9 @@ def test_sacks_from_nowhere_change_nothing(virtual: Any) -> None:
     pair.far.association.flush(pair.now)
     far = pair.far.association
     for cumulative in (
-        far.outstanding.next + 5,
-        far.outstanding.cumulative - 5,
-        far.outstanding.next + (1 << 31),
+        far.outbound.outstanding.next + 5,
+        far.outbound.outstanding.cumulative - 5,
+        far.outbound.outstanding.next + (1 << 31),
     ):
         hostile(pair, wire.sack(cumulative, 0, [(2, 65535)], [1, 2, 3]))
     assert not pair.far.ended
@@ -305,7 +308,7 @@ def test_a_second_init_does_not_restart_the_association(virtual: Any) -> None:
 def test_packets_with_another_tag_are_not_looked_at(virtual: Any) -> None:
     pair = virtual(CLEAN)
     pair.start()
-    forged = Envelope(5000, 5000, pair.far.association._tag ^ 1)
+    forged = Envelope(5000, 5000, pair.far.association.handshake.tag ^ 1)
     for body in (
         wire.chunk(Kind.ABORT),
         data(pair.near.association, 0, 3, 1, 0, b"x"),
@@ -394,11 +397,11 @@ def fuzz(virtual: Any, seed: int, seconds: float) -> None:
     pair.run(seconds)
     for end in (pair.near, pair.far):
         association = end.association
-        assert association.reassembly.buffered <= WINDOW + 2 * MAX_MESSAGE
-        assert association.outstanding.flight >= 0
-        assert len(association.outstanding.by_tsn) < 20_000
+        assert association.inbound.reassembly.buffered <= WINDOW + 2 * MAX_MESSAGE
+        assert association.outbound.outstanding.flight >= 0
+        assert len(association.outbound.outstanding.by_tsn) < 20_000
         if not end.ended:
             flying = sum(
-                f.size for f in association.outstanding.by_tsn.values() if not f.acked and not f.lost
+                f.size for f in association.outbound.outstanding.by_tsn.values() if not f.acked and not f.lost
             )
-            assert association.outstanding.flight == flying
+            assert association.outbound.outstanding.flight == flying

@@ -46,11 +46,10 @@ class Sctp:
         near.flush(now)
         far.flush(now)
         self.bytes += sum(len(event[2]) for event in far.events if isinstance(event, tuple))
-        out = near.packets, far.packets
-        near.packets, far.packets = [], []
+        out = near.take_packets(), far.take_packets()
         for end in (near, far):
             end.events.clear()
-            end.departed.clear()
+            end.take_departed()
         return out
 
 

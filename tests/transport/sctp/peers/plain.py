@@ -209,16 +209,16 @@ def usage() -> dict[str, float]:
 def without(lever: str) -> None:
     """Take one lever away in this process, to measure what it gives."""
     from doorstep.transport import webrtc_udp as udp
-    from doorstep.transport.sctp import association, congestion, pacing
+    from doorstep.transport.sctp import congestion, inbound, pacing
 
     if lever in ("segments", "batches"):
         udp._LINUX = udp.UdpTransport.segments = False
     if lever == "batches":
         udp._READS = 1
     elif lever == "sacks":
-        association.SACK_AT_MOST = association._OTHERS_SACK = association.SACK_EVERY = 1
+        inbound.SACK_AT_MOST = inbound._OTHERS_SACK = inbound.SACK_EVERY = 1
     elif lever == "window":
-        association.WINDOW = 1 << 17
+        inbound.WINDOW = 1 << 17
     elif lever == "pacing":
         pacing._FAST = 1e9
     elif lever == "delay":  # losses only, each halves the window

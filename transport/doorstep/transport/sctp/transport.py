@@ -84,12 +84,12 @@ class SctpTransport(AsyncIOEventEmitter):
     @property
     def round_trip(self) -> float | None:
         """The smoothed round-trip time in seconds, once measured."""
-        return self.association.round_trips.smoothed or None
+        return self.association.outbound.round_trips.smoothed or None
 
     @property
     def chunks_sent(self) -> tuple[int, int]:
         """DATA chunks sent so far, and how many of these had been sent before."""
-        return self.association.outstanding.sendings
+        return self.association.outbound.outstanding.sendings
 
     @property
     def remote_max_message(self) -> int:
@@ -115,7 +115,7 @@ class SctpTransport(AsyncIOEventEmitter):
         if self._stopped:
             return
         self.association.abort()
-        self._dtls.send_packets(self.association.packets)
+        self._dtls.send_packets(self.association.take_packets())
         self._dtls.attach(None)
         self._finish()
 
@@ -154,11 +154,9 @@ class SctpTransport(AsyncIOEventEmitter):
             if association.room:
                 self.on_room()
             association.flush(self._ours.time())
-            if association.packets:
-                packets, association.packets = association.packets, []
-                if not self._dtls.send_packets(packets):
-                    association.fail("the connection to the peer was lost")
-            if association.departed:
+            if association.packets and not self._dtls.send_packets(association.take_packets()):
+                association.fail("the connection to the peer was lost")
+            if association.outbound.departed:
                 self._departed()
         finally:
             self._turning = False
@@ -196,8 +194,7 @@ class SctpTransport(AsyncIOEventEmitter):
         self._turn()
 
     def _departed(self) -> None:
-        departed, self.association.departed = self.association.departed, {}
-        for stream, size in departed.items():
+        for stream, size in self.association.take_departed().items():
             channel = self._channels.get(stream)
             if channel is not None and channel.bufferedAmount:
                 # DCEP messages share the stream and are nobody's bytes.
@@ -231,7 +228,7 @@ class SctpTransport(AsyncIOEventEmitter):
             case Ended(reason):
                 self.on_broken(reason)
                 if not self._stopped:
-                    self._dtls.send_packets(self.association.packets)
+                    self._dtls.send_packets(self.association.take_packets())
                     self._dtls.attach(None)
                     self._finish()
             case _:
@@ -291,7 +288,7 @@ class SctpTransport(AsyncIOEventEmitter):
 
     def _prioritise(self, stream: int, label: str) -> int:
         number = self._priorities.get(label, len(_PRIORITIES) - 2)
-        self.association.scheduler.prioritise(stream, number)
+        self.association.outbound.scheduler.prioritise(stream, number)
         return _PRIORITIES[min(number, len(_PRIORITIES) - 1)]
 
     def _dcep(self, stream: int, channel: RTCDataChannel | None, data: bytes) -> None:
@@ -404,7 +401,7 @@ class SctpTransport(AsyncIOEventEmitter):
                 self._unnamed.remove(channel)
             if stream is not None:
                 self._channels.pop(stream, None)
-                self.association.scheduler.drop(stream)
+                self.association.outbound.scheduler.drop(stream)
             self._set_state(channel, "closed")
             return
         self._set_state(channel, "closing")
