@@ -157,6 +157,7 @@ class Connector:
         self._peering: Peering | None = None
         self._steps = TaskOwner()
         self._endings = TaskOwner()
+        self._requested = 0
         self._joins: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._settled = asyncio.Event()
@@ -248,6 +249,7 @@ class Connector:
             case LeaveSignaling(serial):
                 self._leave(serial)
             case SendRequest(serial, message):
+                self._requested = serial
                 self._send(self._agents, message, RequestSent(serial), serial)
             case SendOffer(serial, message, ready):
                 self._send(self._channel, message, OfferSent(serial), serial, ready)
@@ -328,10 +330,18 @@ class Connector:
                 self._handle(ChannelLost(joined.serial, str(error)))
             else:
                 self._handle(joined)
+                if isinstance(joined, AgentsJoined) and self._machine.serial == joined.serial:
+                    self._knock_early(joined.serial)
 
         task = self._steps.spawn(joining(), f"doorstep-join-{joined.serial}")
         if isinstance(joined, SignalingJoined):
             self._joins[joined.serial] = task
+
+    def _knock_early(self, serial: int) -> None:
+        """The agent need not wait for our offer to come where we come besides."""
+        if self._requested != serial and self._capabilities():
+            request = ConnectionRequest(agent_id=self._target.agent_id, session_id=self._target.session_id)
+            self._send(self._agents, request, None, serial)
 
     def _leave(self, serial: int) -> None:
         joining = self._joins.pop(serial, None)
@@ -356,7 +366,7 @@ class Connector:
                 if sent is not None:
                     self._handle(ChannelLost(serial, str(error)))
                 else:
-                    logger.info("a candidate was not sent: %s", error)
+                    logger.info("%s was not sent: %s", message.event, error)
             else:
                 if sent is not None:
                     self._handle(sent)
