@@ -63,15 +63,3 @@ async def test_where_there_is_no_relay_the_other_roads_are_tried(plain: Stack) -
                     await asyncio.sleep(0.1)
             await agent.files.write("x.txt", b"x")
             assert await agent.files.read("x.txt") == b"x"
-
-
-@pytest.mark.asyncio
-async def test_a_relay_that_works_is_taken_and_broadcasts_are_not(running: Stack) -> None:
-    user = await running.user()
-    program = await running.agent(user, "box")
-    async with no_leaks(), connect("box", credentials=user.credentials) as agent:
-        async with asyncio.timeout(PATIENCE * running.scale):
-            while agent.stats()["wire"] != "webrtc":
-                await asyncio.sleep(0.1)
-        wires = [event["wire"] for kind in ("connected", "resumed") for event in program.events(kind)]
-        assert "broadcast" not in wires
