@@ -91,6 +91,7 @@ export class Agents {
                 unwatch();
                 resolve();
             });
+            this.signaling.hurry?.();
         });
     }
 

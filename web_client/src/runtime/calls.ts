@@ -1,7 +1,7 @@
 // Runtime, layer 2: CALL and REPLY: each call is answered once, whatever wires it and its reply travel on.
 
 import { DeadlineExceeded, ProtocolError, RemoteError, type SessionClosed } from "../protocol/errors.ts";
-import type { Call, Json, Reply } from "../protocol/frames.ts";
+import { type Call, encode, type Json, type Reply } from "../protocol/frames.ts";
 import { CALLS_IN_FLIGHT } from "../protocol/limits.ts";
 import type { Outbound } from "./outbound.ts";
 
@@ -31,7 +31,7 @@ export class OutgoingCalls {
         return this.pending.size;
     }
 
-    /** Send CALL and wait for its REPLY, at most `limit` seconds. */
+    /** Send CALL and wait for its REPLY, at most `limit` seconds. Throws `RangeError` for params that are too large. */
     call(routeKey: string, params: Json, limit: number): Promise<Json> {
         if (this.pending.size >= CALLS_IN_FLIGHT)
             return Promise.reject(new RemoteError("busy", "too many calls are waiting"));
@@ -39,6 +39,7 @@ export class OutgoingCalls {
         const timeoutMs = Math.max(1, Math.round(limit * 1000));
         const payload = utf8.encode(JSON.stringify(params));
         const frame: Call = { kind: "call", requestId, routeKey, timeoutMs, payload };
+        encode(frame); // what no wire would take is refused now
         return new Promise((resolve, reject) => {
             const late = () => this.take(requestId)?.reject(new DeadlineExceeded(`call ${routeKey}`, limit));
             const timer = setTimeout(late, limit * 1000);

@@ -9,6 +9,7 @@
 import { DeadlineExceeded, ProtocolError, SessionClosed, WireClosed } from "../protocol/errors.ts";
 import { type Frame, type Json, PROTOCOL_VERSION, type Welcome } from "../protocol/frames.ts";
 import type { Lane } from "../protocol/lanes.ts";
+import { STREAMS_PER_SESSION } from "../protocol/limits.ts";
 import type { Timing } from "../protocol/timing.ts";
 import type { Wire, WireStats } from "../transport/wire.ts";
 import { OutgoingCalls } from "./calls.ts";
@@ -371,7 +372,7 @@ export class Session {
     private keepEarly(link: Link, lane: Lane, frame: Frame): void {
         if (this.current !== "greeting" || frame.kind !== "open" || lane === "control")
             throw new ProtocolError(`${frame.kind.toUpperCase()} before the greeting`);
-        if (link.early.length >= EARLY_STREAMS)
+        if (link.early.length >= STREAMS_PER_SESSION)
             throw new ProtocolError("too many streams before the greeting");
         link.early.push([lane, frame]);
     }
@@ -446,9 +447,6 @@ export class Session {
         this.outbound.send("control", { kind: "ping", timestamp });
     }
 }
-
-/** Streams of the agent that may come before its WELCOME. */
-const EARLY_STREAMS = 64;
 
 /** One that was told of the end closes the wire itself: then it has heard for certain. */
 function closeWire({ wire, farewell }: Link, reason: string): void {

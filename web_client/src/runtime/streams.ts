@@ -3,7 +3,7 @@
 // The page opens streams and serves none: what the agent opens is refused, as often as it asks.
 
 import { NotCarried, ProtocolError, RemoteError, SessionClosed } from "../protocol/errors.ts";
-import type { Frame, Json, Open, StreamFrame } from "../protocol/frames.ts";
+import { encode, type Frame, type Json, type Open, type StreamFrame } from "../protocol/frames.ts";
 import type { Lane } from "../protocol/lanes.ts";
 import {
     BULK_WINDOW,
@@ -71,6 +71,7 @@ export class Streams {
             lane,
             window,
         };
+        encode(frame); // what no wire would take is refused now
         if (this.resumable) machine.first = frame;
         const stream = new Stream(this.host, machine, lane);
         this.table.set(stream.id, stream);

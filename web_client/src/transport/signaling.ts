@@ -27,4 +27,6 @@ export interface Channel {
 export interface Signaling {
     /** Throws `Unauthorized` when the policies refuse (final), `SignalingLost` when not joined within `timeout` seconds. */
     join(spec: ChannelSpec, timeout: number): Promise<Channel>;
+    /** What is lost is joined now, not after a pause: somebody needs it. */
+    hurry?(): void;
 }

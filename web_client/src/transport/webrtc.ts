@@ -3,7 +3,13 @@
 import { ConnectFailed, ProtocolError, WireClosed } from "../protocol/errors.ts";
 import { decode, encode, type Frame } from "../protocol/frames.ts";
 import { type Lane, REQUIRED_LANES } from "../protocol/lanes.ts";
-import { CANDIDATES_PER_SESSION, LANE_HIGH_WATER, LANE_LOW_WATER, MAX_FRAME } from "../protocol/limits.ts";
+import {
+    CANDIDATES_PER_SESSION,
+    LANE_HIGH_WATER,
+    LANE_LIMIT,
+    LANE_LOW_WATER,
+    MAX_FRAME,
+} from "../protocol/limits.ts";
 import type { IceCandidate } from "../protocol/signaling.ts";
 import type { Timing } from "../protocol/timing.ts";
 import type { Receiver, Wire, WireStats } from "./wire.ts";
@@ -173,7 +179,13 @@ export class WebRtcWire implements Wire {
     send(lane: Lane, frame: Frame): void {
         const channel = this.channels.get(lane);
         if (this.over || channel?.readyState !== "open") throw new WireClosed("the connection is closed");
-        channel.send(encode(frame));
+        const bytes = encode(frame);
+        if (channel.bufferedAmount > LANE_LIMIT) this.close(`the peer does not read: lane ${lane} is full`);
+        try {
+            channel.send(bytes);
+        } catch (error) {
+            throw new WireClosed((error as Error).message); // closed a moment ago, or full
+        }
     }
 
     async drained(lane: Lane): Promise<void> {
