@@ -2,7 +2,9 @@
 """Measure the road of the packets: ours, stock aiortc, libdatachannel, Chromium; interleaved, in one run.
 
 Each peer has a process of its own; between them is nothing, or a link of ours (``--link RATE,RTT,LOSS``:
-Mbit/s, ms, per cent; 0 = none). Writes ``docs/dataplane-figures.md`` and ``docs/dataplane.svg`` with --write.
+Mbit/s, ms, per cent; 0 = none). ``--write`` measures all pairs, then ours without each lever, and writes
+``docs/dataplane-figures`` and ``docs/dataplane-levers`` (.md, .svg) after every row: it may be interrupted.
+It begins nothing new after ``--minutes``. ``--tcp`` shares a link with the kernel's TCP instead, see there.
 Read ratios within one row of one run, not absolutes.
 """
 
@@ -104,6 +106,30 @@ class Process:
             await self._process.wait()
 
 
+def _descendants(pid: int) -> list[int]:
+    """The processes below ``pid`` (Linux)."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            children[int(entry.read_text().rpartition(")")[2].split()[1])].append(int(entry.parent.name))
+    found = list(children[pid])
+    for one in found:
+        found += children[one]
+    return found
+
+
+def _usage(name: str) -> dict[str, float]:
+    """CPU seconds and memory of what runs below this process and is called ``name``."""
+    ticks, pages = 0, 0
+    for pid in _descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/stat").read_text()
+            if name in words.partition(")")[0]:
+                ticks += sum(int(word) for word in words.rpartition(")")[2].split()[11:13])
+                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return {"cpu": ticks / os.sysconf("SC_CLK_TCK"), "rss": pages * 4096}
+
+
 class Browser:
     """A page of its own in the one Chromium of the run."""
 
@@ -126,7 +152,7 @@ class Browser:
 
     async def do(self, what: str, **arguments: object) -> Any:
         if what == "usage":
-            return {"cpu": 0.0, "rss": 0}
+            return await asyncio.to_thread(_usage, "chrom")
         async with asyncio.timeout(LIMIT):
             return await self._page.evaluate("([what, one]) => peer[what](one)", [what, arguments])
 
@@ -179,7 +205,10 @@ async def measure(pair: str, link: LinkSpec, seconds: float, seed: int, echo: bo
             "rate": total / took / 1e6,
             "cpu": cpu[0],
             "cpu_far": cpu[1],
-            "rss": max(one["rss"] for one in after) / 1e6,
+            "rss": max(
+                two["rss"] for one, two in zip((near, far), after, strict=True) if one.kind != "chromium"
+            )
+            / 1e6,
         }
         if echo:
             idle = sorted(await near.do("echo", count=300 if not link.rtt else 20, pause=1))
@@ -201,27 +230,55 @@ def _part(ordered: list[float], part: float) -> float:
 Results = dict[tuple[str, str], list[dict[str, Any]]]
 
 
-async def run(options: argparse.Namespace) -> Results:
+async def run(options: argparse.Namespace, plan: Plan, until: float) -> Results:
+    """Measure the plan ``options.runs`` times, each row in turn; begin nothing after ``until``."""
     results: Results = defaultdict(list)
     for turn in range(options.runs):
         for text in options.link:
-            link = LinkSpec.parse(text)
-            for pair in options.pairs:
+            for pair in plan.pairs:
                 began = time.monotonic()
+                if began > until:
+                    return results
+                echo = plan.echo and not options.bulk_only
                 try:
-                    found = await measure(pair, link, options.seconds, turn + 1, not options.bulk_only)
+                    found = await measure(pair, LinkSpec.parse(text), options.seconds, turn + 1, echo)
                 except (TimeoutError, OSError, ValueError, json.JSONDecodeError, TypeError) as error:
                     print(f"{text:12} {pair:18} failed: {type(error).__name__}: {error}", flush=True)
                     continue
                 results[text, pair].append(found)
-                print(
-                    f"{text:12} {pair:18} "
-                    + " ".join(f"{key} {value:.3g}" for key, value in found.items())
-                    + f"  ({time.monotonic() - began:.0f} s)",
-                    flush=True,
-                )
-    await Browser.shut()
+                figures = " ".join(f"{key} {value:.3g}" for key, value in found.items())
+                print(f"{text:12} {pair:18} {figures}  ({time.monotonic() - began:.0f} s)", flush=True)
+                if options.write:
+                    write(plan, results, options.link)
     return results
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and the document it goes to."""
+
+    name: str
+    pairs: list[str]
+    echo: bool = True
+
+
+def write(plan: Plan, results: Results, links: list[str]) -> None:
+    """The table and the plot, with what there is by now."""
+    runs = sorted({len(found) for found in results.values()})
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    head = (
+        "# Data plane: figures\n\nWritten by `scripts/bench sctp --write`: medians of "
+        f"{' to '.join(str(one) for one in sorted({runs[0], runs[-1]}))} runs, interleaved, each peer in a\n"
+        f"process of its own, {os.cpu_count()} cores; load at the end {load} (1, 5, 15 minutes).\n"
+        f"Compare within one table only.\n\n![MB/s per link]({plan.name}.svg)\n"
+    )
+    for suffix, text in (
+        ("md", head + table(results, links, plan.pairs)),
+        ("svg", plot(results, links, plan.pairs)),
+    ):
+        made = ROOT / "docs" / f"{plan.name}.{suffix}.new"
+        made.write_text(text)
+        made.replace(made.with_suffix(""))
 
 
 def table(results: Results, links: list[str], pairs: list[str]) -> str:
@@ -299,33 +356,50 @@ def plot(results: Results, links: list[str], pairs: list[str]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>' + "".join(parts) + "</svg>\n"
 
 
+async def run_all(options: argparse.Namespace, plans: list[Plan]) -> None:
+    until = time.monotonic() + options.minutes * 60
+    try:
+        for number, plan in enumerate(plans):
+            share = (until - time.monotonic()) * (0.75 if number + 1 < len(plans) else 1)
+            results = await run(options, plan, time.monotonic() + share)
+            print(table(results, options.link, plan.pairs))
+    finally:
+        await Browser.shut()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--link", action="append", help=f"RATE,RTT,LOSS; may be repeated (default: {LINKS})")
-    parser.add_argument(
-        "--pairs", nargs="+", default=list(PAIRS), help=f"near:far (default: {' '.join(PAIRS)})"
-    )
-    parser.add_argument("--levers", action="store_true", help="ours, and ours without each lever")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3, help="of bulk per connection (default: 3)")
+    parser.add_argument("--pairs", nargs="+", help=f"near:far (default: {' '.join(PAIRS)})")
+    parser.add_argument("--levers", action="store_true", help="only ours, and ours without each lever")
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=2, help="of bulk per connection (default: 2)")
+    parser.add_argument("--minutes", type=float, default=14, help="begin nothing after this (default: 14)")
     parser.add_argument("--bulk-only", action="store_true", help="no echoes")
-    parser.add_argument("--write", action="store_true", help="write the table and the plot into docs")
-    options = parser.parse_args()
+    parser.add_argument("--write", action="store_true", help="all of it, into docs")
+    parser.add_argument("--tcp", action="store_true", help="beside the kernel's TCP; other options after it")
+    options, rest = parser.parse_known_args()
+    if options.tcp:
+        import bench_fairness
+
+        bench_fairness.main(rest)
+        return
+    if rest:
+        parser.error(f"unknown: {' '.join(rest)}")
     options.link = options.link or list(LINKS)
+    figures = Plan("dataplane-figures", options.pairs or list(PAIRS))
+    levers = Plan(
+        "dataplane-levers",
+        ["direct:direct", *(f"direct-{lever}:direct-{lever}" for lever in LEVERS)],
+        echo=False,
+    )
     if options.levers:
-        options.pairs = ["direct:direct", *(f"direct-{lever}:direct-{lever}" for lever in LEVERS)]
-    results = asyncio.run(run(options))
-    made = table(results, options.link, options.pairs)
-    print(made)
-    if options.write:
-        name = "dataplane-levers" if options.levers else "dataplane-figures"
-        head = (
-            "# Data plane: figures\n\nWritten by `scripts/bench sctp --write`: medians of "
-            f"{options.runs} runs, interleaved, each peer in its own process, {os.cpu_count()} cores.\n"
-            f"Compare within one table only.\n\n![MB/s per link]({name}.svg)\n"
-        )
-        (ROOT / "docs" / f"{name}.md").write_text(head + made)
-        (ROOT / "docs" / f"{name}.svg").write_text(plot(results, options.link, options.pairs))
+        plans = [levers]
+    elif options.write and not options.pairs:
+        plans = [figures, levers]
+    else:
+        plans = [figures]
+    asyncio.run(run_all(options, plans))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ class TunLink:
         for link in self._links:
             link.conditions = conditions
 
+    @property
+    def waiting(self) -> float:
+        """Seconds of queue before the link, from the first end to the second."""
+        return self._links[0].waiting(time.monotonic())
+
     async def open(self, one: tuple[str, str], other: tuple[str, str]) -> None:
         """Make the devices, each given by its namespace and its name, and begin to carry."""
         self._devices = tuple([await asyncio.to_thread(_in_own_thread, *end) for end in (one, other)])

@@ -90,6 +90,8 @@ class StockPeer:
 
 
 pouring: set[asyncio.Task[None]] = set()
+sunk = [0]
+"""Bytes that all sinks have got."""
 
 
 def serve(channel: RTCDataChannel) -> None:
@@ -100,6 +102,7 @@ def serve(channel: RTCDataChannel) -> None:
         nonlocal count
         if isinstance(data, bytes):
             count += len(data)
+            sunk[0] += len(data)
         else:
             channel.send(str(count))
             count = 0
@@ -203,7 +206,7 @@ class Near:
 def usage() -> dict[str, float]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
-    return {"cpu": used.ru_utime + used.ru_stime, "rss": pages * 4096}
+    return {"cpu": used.ru_utime + used.ru_stime, "rss": pages * 4096, "bytes": sunk[0]}
 
 
 def without(lever: str) -> None:
