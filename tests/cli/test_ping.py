@@ -6,6 +6,9 @@ import json
 import re
 import signal
 
+from doorstep.cli import pinging
+from doorstep.transport.wire_stats import in_one_shape
+
 from .conftest import SCALE, Doorstep
 
 
@@ -43,6 +46,44 @@ def test_an_interrupted_ping_says_what_it_knows(machine: Doorstep) -> None:
     ping.line("2: ", within=40 * SCALE)
     assert ping.end(within=40 * SCALE) == 128 + signal.SIGTERM
     assert any(line.startswith("round trip") for line in ping.lines)
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    transport = in_one_shape({"kind": "relay", "relay": "ws://a.test/relay/v1", "buffered": {"control": 7}})
+    stats = {"wire": "relay", "relayReason": "webrtc: it failed\x1b[2J", "loss": None, "transport": transport}
+    text = pinging._as_text([None, 2.0, 4.0], stats)
+    assert dict(re.split(r"\s{2,}", line, maxsplit=1) for line in text.splitlines()) == {
+        "answered": "2 of 3",
+        "round trip": "min 2 ms / avg 3 ms / median 3 ms / p99 4 ms / max 4 ms",
+        "wire": "relay",
+        "reason": "webrtc: it failed?[2J",
+        "relay": "ws://a.test/relay/v1",
+        "waiting": "7 bytes on control",
+    }
+    told = json.loads(pinging._as_json("box", [None], stats))
+    assert (told["sent"], told["answered"], told["roundTripMs"], told["probesMs"]) == (1, 0, {}, [None])
+
+
+def test_both_ends_are_named_with_their_protocols() -> None:
+    ours = {"type": "relay", "address": "192.0.2.1", "port": 5, "protocol": "udp", "relayProtocol": "tls"}
+    theirs = {"type": "prflx", "address": "2001:db8::1", "port": 6, "protocol": "udp", "relayProtocol": None}
+    stats = {
+        "wire": "webrtc",
+        "relayReason": "",
+        "loss": 0.0125,
+        "rateIn": 1234.5,
+        "rateOut": 0.0,
+        "agentKey": "aaaa bbbb",
+        "connectMs": {"sign-in": 12.5, "requesting": 3},
+        "transport": in_one_shape({"localCandidate": ours, "remoteCandidate": theirs, "bytesOut": 9}),
+    }
+    lines = pinging._as_text([1.0], stats).splitlines()
+    facts = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
+    assert facts["pair"] == ("relay 192.0.2.1 port 5 udp by TURN over TLS - prflx 2001:db8::1 port 6 udp")
+    assert (facts["loss"], facts["rates"]) == ("1.25 %", "in 1234 bytes/s / out 0 bytes/s")
+    assert (facts["sent"], facts["agent key"]) == ("9 bytes", "aaaa bbbb")
+    assert facts["connect"] == "sign-in 12.5 ms / requesting 3 ms"
+    assert "reason" not in facts
 
 
 def test_ping_of_nobody(machine: Doorstep) -> None:
