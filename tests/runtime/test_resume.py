@@ -400,6 +400,45 @@ async def test_a_wire_that_one_has_left_is_read_for_a_while() -> None:
 
 
 @on_virtual_time
+async def test_what_comes_late_on_a_wire_that_was_left_is_taken() -> None:
+    heard: list[int] = []
+
+    async def hear(_: Session, params: dict[str, Any]) -> dict[str, Any]:
+        heard.append(params["n"])
+        return {}
+
+    async with session_pair(Functions(calls={"hear": hear})) as pair:
+        for wire in (pair.client_wire, pair.agent_wire):
+            wire.hold()
+        pair.client.tell("test.hear", {"n": 1})  # is not sent again, as all else would be
+        await another_wire(pair)
+        pair.client.tell("test.hear", {"n": 2})
+        await turns()
+        assert heard == [2]
+        pair.client_wire.release()
+        await turns()
+        assert heard == [2, 1]
+
+
+@on_virtual_time
+async def test_a_greeting_alone_changes_nothing() -> None:
+    """The client's WELCOME may never come; it then goes on over the wire it has."""
+    async with session_pair(EchoService()) as pair:
+        near, far = local_pair()
+        peer = RawPeer(near)
+        peer.send(Hello(1, "session-pair", Role.CLIENT, ["resume"], resume=Resume(pair.client._token)))
+        carrying = asyncio.create_task(pair.agent.carry(far))
+        await peer.expect(Welcome)
+        await turns()
+        assert pair.agent.wire is pair.agent_wire
+        assert await pair.client.call("echo.say", {"n": 1}) == {"n": 1}
+        with pytest.raises(DeadlineExceeded, match="greeting"):
+            await carrying
+        assert await pair.client.call("echo.say", {"n": 2}) == {"n": 2}
+        assert pair.client.stats()["wires"] == pair.agent.stats()["wires"] == 1
+
+
+@on_virtual_time
 async def test_switch_without_another_wire_is_the_loss_of_this_one() -> None:
     async with session_pair() as pair:
         start = virtual_loop().time()
@@ -412,12 +451,17 @@ async def test_switch_without_another_wire_is_the_loss_of_this_one() -> None:
 async def test_the_peer_has_left_for_a_wire_that_died() -> None:
     async with session_pair(EchoService()) as pair:
         near, far = local_pair()
+        near.hold()
         carrying = [asyncio.create_task(pair.agent.carry(far)), asyncio.create_task(pair.client.carry(near))]
-        await until(lambda: pair.client.wire is near)
+        await turns()
+        near.release(1)  # HELLO, and nothing that tells the agent that the client has come over
+        await turns()
+        assert pair.client.wire is near
+        assert pair.agent.wire is pair.agent_wire
+        start = virtual_loop().time()
         near.lose("cut")
         far.lose("cut")
         await asyncio.wait(carrying)
-        start = virtual_loop().time()
         await until(lambda: pair.client.state is pair.agent.state is SessionState.AWAY)
         assert virtual_loop().time() - start <= 2 * A_LITTLE  # at once, not by silence
         await another_wire(pair)
