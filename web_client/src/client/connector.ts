@@ -53,7 +53,7 @@ export interface ConnectorOptions {
     readonly carry: Carry;
     /** Where else we come at once for this session; asked at every knock. */
     readonly capabilities?: () => readonly string[];
-    /** Told what the agent says in its ready that it comes by. */
+    /** Told what the agent says, in its ready or its refusal, that it comes by. */
     readonly onReady?: (capabilities: readonly string[]) => void;
     /** False: only knock, until `cancel()`. */
     readonly offers?: boolean;
@@ -64,6 +64,9 @@ export interface ConnectorOptions {
 /** The states in which an offer may be wanted. */
 const IN_TRY: readonly AttemptState[] = ["requesting", "waiting-ready", "creating-offer"];
 
+/** The states in which a ready is the answer to our knock. */
+const NOT_ANSWERED: readonly AttemptState[] = ["requesting", "waiting-ready"];
+
 /** Used once: `connect()` makes a wire that carries the session, or throws and leaves nothing behind. */
 export class Connector {
     private readonly options: ConnectorOptions;
@@ -72,6 +75,8 @@ export class Connector {
     private peer: PeerLike | null = null;
     /** Candidates follow the message they belong to. */
     private proving: Promise<unknown> = Promise.resolve();
+    /** The last of the messages whose turn has not come. */
+    private checking: Promise<void> | null = null;
     private channel: Channel | null = null;
     private timer: ReturnType<typeof setTimeout> | undefined;
     private unlisten: Unwatch | null = null;
@@ -129,13 +134,26 @@ export class Connector {
             console.warn("signaling message dropped:", error.message);
             return;
         }
-        if (message.event === "connection-ready" && this.isOurs(message))
-            this.options.onReady?.(message.capabilities ?? []);
-        this.dispatch(message);
+        const late =
+            message.event === "connection-ready" && message.answer === undefined
+                ? this.trust?.isLate(message.proof)
+                : undefined;
+        if (late || this.checking) this.inTurn(message, late);
+        else this.dispatch(message);
     }
 
-    private isOurs({ agentId, sessionId }: { agentId: string; sessionId?: string }): boolean {
-        return agentId === this.options.agentId && sessionId === this.options.sessionId;
+    /** A check takes a while; what came after it waits for it. */
+    private inTurn(message: Message, late: Promise<boolean> | undefined): void {
+        const taken = (this.checking ?? Promise.resolve()).then(async () => {
+            if (await late) console.info("a ready for an earlier knock is ignored");
+            else this.dispatch(message);
+        });
+        this.checking = taken;
+        taken
+            .catch((error: Error) => console.error("a message could not be handled", error))
+            .finally(() => {
+                if (this.checking === taken) this.checking = null;
+            });
     }
 
     private dispatch(event: AttemptEvent): void {
@@ -150,8 +168,17 @@ export class Connector {
     }
 
     private step(event: AttemptEvent): void {
+        const before = this.machine.state;
         this.machine.handle(event, now());
+        if ("event" in event && before !== this.machine.state) this.tellReady(event, before);
         this.drain();
+    }
+
+    /** It was believed. */
+    private tellReady(message: Message, before: AttemptState): void {
+        const ready = message.event === "connection-ready" && NOT_ANSWERED.includes(before);
+        if (ready || message.event === "connection-refused")
+            this.options.onReady?.(message.capabilities ?? []);
     }
 
     private drain(): void {

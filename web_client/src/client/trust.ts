@@ -74,6 +74,11 @@ export class Trust {
         return proofs.request(message);
     }
 
+    /** Whether a `connection-ready` that answers no offer is for an earlier knock of ours. */
+    async isLate(ready: ProofFields | undefined): Promise<boolean> {
+        return (await (await this.opened())?.isLate(ready)) ?? false;
+    }
+
     /** Check the proof of the `connection-ready` that asks for it; the offer with ours. */
     async offer(message: Offer, ready: ProofFields | undefined): Promise<Offer> {
         const proofs = await this.opened();

@@ -18,8 +18,12 @@ const BETWEEN = "the back end, or somebody on it, has changed what the two peers
 const NOTHING: Bytes = new Uint8Array();
 const utf8 = new TextEncoder();
 
+/** Attempts that are remembered. */
+const EARLIER = 16;
+
 /** The proofs of one client's attempts at one agent. */
 export class ClientProofs {
+    private earlier: readonly Bytes[] = [];
     private client = NOTHING;
     private agent = NOTHING;
     private ours: readonly string[] = [];
@@ -35,6 +39,7 @@ export class ClientProofs {
 
     /** Begin an attempt: the request with its proof. */
     async request(message: ConnectionRequest): Promise<ConnectionRequest> {
+        if (this.client.length > 0) this.earlier = [...this.earlier.slice(1 - EARLIER), this.client];
         this.client = this.random(NONCE_BYTES);
         this.agent = NOTHING;
         return { ...message, proof: await this.prove(message.offer) };
@@ -43,6 +48,21 @@ export class ClientProofs {
     /** Check the proof of a `connection-ready` that answers nothing yet; null if there is none. */
     async ready(proof: ProofFields | undefined): Promise<Bytes | null> {
         return proof ? this.check(proof, [], []) : null;
+    }
+
+    /** Whether this is the agent's word to an earlier attempt, which it may have slept through. */
+    async isLate(given: ProofFields | undefined): Promise<boolean> {
+        let proof: Proof;
+        try {
+            proof = parseProof(given ?? {});
+        } catch (error) {
+            if (error instanceof InvalidInput) return false;
+            throw error;
+        }
+        const held = this.earlier.map((nonce) =>
+            holds(proof, this.signed("agent", proof.nonce, [], [], nonce)),
+        );
+        return (await Promise.all(held)).includes(true);
     }
 
     /** The offer with its proof. */
@@ -85,9 +105,10 @@ export class ClientProofs {
         agent: Bytes,
         own: readonly string[],
         other: readonly string[],
+        client = this.client,
     ): Bytes {
         const prints = [utf8.encode(own.join("\n")), utf8.encode(other.join("\n"))];
-        return statement("dtls", utf8.encode(role), ...this.ids, this.client, agent, ...prints);
+        return statement("dtls", utf8.encode(role), ...this.ids, client, agent, ...prints);
     }
 }
 

@@ -42,7 +42,7 @@ class Bench {
     ended = 0;
     force: Force | null = null;
     promises = true;
-    answers: "yes" | "never" | "refused" = "yes";
+    answers: "yes" | "never" | "refused" | "cannot" = "yes";
     /** What comes of the peer connection and of the meeting. */
     webrtc: () => Promise<Wire> = async () => met("webrtc");
     relay: () => Promise<Wire> = async () => met("relay");
@@ -97,9 +97,10 @@ class Bench {
     private knocked({ sessionId, capabilities = [], offer }: Record<string, unknown>): void {
         const asked = capabilities as string[];
         this.knocks.push(asked);
-        const code = { code: "busy", message: "full" };
-        if (this.answers === "refused")
-            this.listener("connection-refused", { agentId: AGENT, sessionId, ...code });
+        const no = { agentId: AGENT, sessionId, message: "no" };
+        if (this.answers === "refused") this.listener("connection-refused", { ...no, code: "busy" });
+        if (this.answers === "cannot")
+            this.listener("connection-refused", { ...no, code: "connect-failed", capabilities: asked });
         if (this.answers !== "yes") return;
         this.listener("connection-ready", {
             agentId: AGENT,
@@ -235,6 +236,21 @@ describe("roads", () => {
         bench.connection.connect();
         await bench.on("relay");
         expect(times).toBe(3);
+    });
+
+    it("a peer connection that the agent cannot make does not end the road where it promises to come", async () => {
+        bench.answers = "cannot";
+        let meet: () => void = () => undefined;
+        bench.relay = () =>
+            new Promise((resolve) => {
+                meet = () => resolve(met("relay"));
+            });
+        bench.connection.connect();
+        await vi.waitFor(() => expect(bench.states).toContain("failed"), 20_000);
+        expect(bench.connection.error.value).toBeNull();
+        meet();
+        await bench.on("relay");
+        expect(bench.states.slice(-7)).toEqual(["retrying", ...FLOW]);
     });
 
     it("refused is refused on every road", async () => {

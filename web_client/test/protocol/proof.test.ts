@@ -139,6 +139,28 @@ describe.each(given.flows)("flow: $name", (flow) => {
         }
     });
 
+    it("knows a ready for an earlier attempt from a forged one", async () => {
+        const [first] = messages.filter((one) => one.event === "connection-request");
+        for (const ready of messages) {
+            if (ready.event !== "connection-ready" || ready.answer !== undefined || !first) continue;
+            const nonces = [flow.clientNonce, "ff".repeat(16), "ee".repeat(16)];
+            const proofs = new ClientProofs(
+                await seeded(bytes(flow.clientSeed)),
+                flow.agentId,
+                flow.sessionId,
+                () => bytes(nonces.shift() ?? ""),
+            );
+            await play(proofs, first);
+            expect(await proofs.isLate(ready.proof)).toBe(false); // it is in time
+            await play(proofs, first);
+            expect(await proofs.isLate(ready.proof)).toBe(true);
+            await play(proofs, first);
+            expect(await proofs.isLate(ready.proof)).toBe(true);
+            expect(await proofs.isLate({ ...ready.proof, nonce: "AAAAAAAAAAAAAAAAAAAAAA" })).toBe(false);
+            expect(await proofs.isLate(undefined)).toBe(false);
+        }
+    });
+
     it("takes nothing of an older attempt, and nothing that was changed", async () => {
         const [agents] = messages.filter((one) => !isOurs(one)) as (ConnectionReady | Answer)[];
         const later = await client("ff".repeat(16));
