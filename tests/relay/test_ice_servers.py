@@ -106,6 +106,20 @@ async def test_who_needs_them_soon_waits_for_a_limited_time(http: httpx.AsyncCli
             assert await soon() == found
 
 
+async def test_what_comes_late_is_for_the_next_attempt(http: httpx.AsyncClient) -> None:
+    come = asyncio.Event()
+    body = b'{"iceServers":[{"urls":"stun:127.0.0.1:9"}],"expiresIn":600}'
+    async with answering(body, come) as relay:
+        servers = IceServers(relay, configured=[STUN], timing=Timing(ice_servers=0.05, relay_open=DEADLINE))
+        async with servers.asked_beside(Asked(http)) as soon:
+            assert await soon() == (STUN,)
+            come.set()
+            async with asyncio.timeout(DEADLINE):
+                while len(await soon()) < 2:
+                    pass
+        assert len(servers.known) == 2
+
+
 async def test_one_that_nobody_can_ask_does_not_spoil_the_others(http: httpx.AsyncClient) -> None:
     body = b'{"iceServers":[{"urls":"http://a.test"},{"urls":"stun:127.0.0.1:9"}],"expiresIn":60}'
     async with answering(body) as relay:
@@ -156,8 +170,8 @@ async def test_one_url_may_be_a_text(http: httpx.AsyncClient) -> None:
 
 
 @asynccontextmanager
-async def answering(body: bytes | None) -> AsyncGenerator[str, None]:
-    """A back end that says ``body`` to everything; yields its relay's URL."""
+async def answering(body: bytes | None, when: asyncio.Event | None = None) -> AsyncGenerator[str, None]:
+    """A back end that says ``body`` to everything, not before ``when`` is set; yields its relay's URL."""
     answering: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -166,6 +180,8 @@ async def answering(body: bytes | None) -> AsyncGenerator[str, None]:
         answering.add(task)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await reader.readuntil(b"\r\n\r\n")
+            if when is not None:
+                await when.wait()
             if body is not None:
                 length = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
                 writer.write(length + body)
