@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from doorstep.testing.lab import Kind, LabClient, Servers, lab, lacking
-from doorstep.testing.lab_expected import WITH_TURN, WITHOUT_TURN
+from doorstep.testing.lab_expected import NO_SERVERS, WITH_TURN, WITHOUT_TURN
 from doorstep.testing.lab_matrix import Outcome, complaints, markdown, matrix
 
 PAGE = Path(__file__).parents[1] / "docs" / "network.md"
@@ -21,6 +21,7 @@ BEGIN, END = "<!-- scripts/lab writes from here -->", "<!-- to here -->"
 RUNS = (
     ("STUN and TURN", Servers(turn=True), WITH_TURN),
     ("STUN only", Servers(), WITHOUT_TURN),
+    ("No servers but the back end", Servers(stun=False), NO_SERVERS),
 )
 
 

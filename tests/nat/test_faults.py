@@ -34,10 +34,14 @@ class Ends:
     async def session(self, client: LabClient | None = None, site: Site | None = None) -> tuple[str, str]:
         """Connect; return the session's name and its wire."""
         name, site = f"session-{next(self.numbers)}", site or self.site
-        found = await (client or self.client).connect(
+        client = client or self.client
+        await client.connect(
             name, self.agent.name, self.lab.credentials(site), self.lab.ice_servers(site, SERVERS)
         )
-        return name, used(found["stats"])[0]
+        async with asyncio.timeout(60 * self.lab.scale):
+            while used(stats := await client.stats(name))[0] == "relay":
+                await asyncio.sleep(0.1)  # another process's state: there is nothing to wait on
+        return name, used(stats)[0]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -132,6 +136,51 @@ async def test_turn_killed(ends: Ends) -> None:
     session, _ = await ends.session(client, blocked)
     await echoes(client, session)
     await client.close()
+
+
+async def test_the_relay_killed(ends: Ends) -> None:
+    """Only the relay connects the two, and it is in the hub: a count that was begun before comes whole."""
+    blocked = await ends.lab.site(Kind.NO_UDP, "by-relay")
+    client = await ends.lab.client(blocked)
+    name = f"session-{next(ends.numbers)}"
+    found = await client.connect(name, ends.agent.name, ends.lab.credentials(blocked), [])
+    assert found["stats"]["wire"] == "relay"
+    counting = asyncio.create_task(
+        client.run(name, "for i in $(seq 300); do echo $i; sleep 0.02; done", within=120 * ends.lab.scale)
+    )
+    await echoes(client, name)  # behind the count, which has begun then
+    await ends.lab.hub.kill()
+    ends.agent.lines.clear()
+    await ends.lab.start_hub()
+    await ends.agent.event("online", within=30 * ends.lab.scale)
+    await goes_on(ends, name, client)
+    assert (await counting).split() == [str(number) for number in range(1, 301)]
+    await client.close()
+
+
+async def test_turn_over_udp_killed(ends: Ends) -> None:
+    """Both sides are symmetric: what goes through TURN goes on by the relay, and nothing is lost."""
+    here, there = (
+        await ends.lab.site(Kind.SYMMETRIC, "udp-here"),
+        await ends.lab.site(Kind.SYMMETRIC, "udp-there"),
+    )
+    agent, client = await asyncio.gather(ends.lab.agent(there, SERVERS), ends.lab.client(here))
+    name = f"session-{next(ends.numbers)}"
+    servers = ends.lab.ice_servers(here, SERVERS)
+    await client.connect(name, agent.name, ends.lab.credentials(here), servers)
+    async with asyncio.timeout(60 * ends.lab.scale):
+        while used(await client.stats(name))[0] != "turn":
+            await asyncio.sleep(0.1)  # another process's state: there is nothing to wait on
+    counting = asyncio.create_task(
+        client.run(name, "for i in $(seq 300); do echo $i; sleep 0.02; done", within=120 * ends.lab.scale)
+    )
+    await echoes(client, name)
+    await ends.lab.turn.kill()
+    await goes_on(ends, name, client)
+    assert (await counting).split() == [str(number) for number in range(1, 301)]
+    await ends.lab.start_turn()
+    await client.close()
+    await agent.close()
 
 
 async def test_box_forgets_its_mappings(ends: Ends) -> None:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from doorstep.testing.lab_nat import Kind
 
-__all__ = ["RELAY_WIRE", "WITHOUT_TURN", "WITH_TURN", "Table"]
-
-RELAY_WIRE = False
-"""Whether the product has the relay wire. While it has not, cells that say ``relay`` may fail to connect."""
+__all__ = ["NO_SERVERS", "WITHOUT_TURN", "WITH_TURN", "Table"]
 
 Table = dict[tuple[Kind, Kind], str]
 
@@ -41,3 +38,16 @@ only-443        | T    T    T    T    T    T    T     T
 
 WITHOUT_TURN: Table = {cell: "relay" if wire == "turn" else wire for cell, wire in WITH_TURN.items()}
 """STUN only: where TURN would have helped, the back end's relay has to."""
+
+NO_SERVERS = _table("""
+                | open full port sym  dbl  ipv6 noudp 443
+open            | D    D    D    D    D    D    R     R
+full-cone       | D    R    R    R    R    R    R     R
+port-restricted | D    R    R    R    R    R    R     R
+symmetric       | D    R    R    R    R    R    R     R
+double-nat      | D    R    R    R    R    R    R     R
+ipv6-only       | D    R    R    R    R    D    R     R
+no-udp          | R    R    R    R    R    R    R     R
+only-443        | R    R    R    R    R    R    R     R
+""")
+"""Neither STUN nor TURN: one of the two has to have an address that the other knows and reaches."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from doorstep.testing.lab import TURN_ADDRESSES, Kind, Lab, LabClient, Servers, Site
 from doorstep.testing.lab_client import Failed
-from doorstep.testing.lab_expected import RELAY_WIRE, Table
+from doorstep.testing.lab_expected import Table
 from doorstep.testing.stack import AgentProgram
 
 __all__ = ["CELL_TIMING", "Outcome", "complaints", "markdown", "matrix", "used"]
@@ -20,15 +20,15 @@ _AT_ONCE = 6
 _STARTS = 4
 """Programs started at the same time: that is a second of CPU each."""
 
-_SETTLES = 10.0
-"""Seconds for a session to come from the relay to a better wire."""
+_SETTLES = 40.0
+"""Seconds for a session to come from the relay to a better wire, on a busy machine."""
 
 CELL_TIMING = {
     "DOORSTEP_TIMING_ICE": "5",
-    "DOORSTEP_TIMING_TOTAL": "7",
     "DOORSTEP_TIMING_RETRY_PAUSE": "1",
+    "DOORSTEP_TIMING_IMPROVE_FIRST": "2",
 }
-"""A client in a cell that cannot be connected gives up early."""
+"""A client in a cell does not wait long before it tries again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +137,7 @@ def complaints(outcomes: Iterable[Outcome], expected: Table) -> list[str]:
     """What is not as the table says."""
     found: list[str] = []
     for outcome in outcomes:
-        allowed = {expected[outcome.cell]}
-        if "relay" in allowed and not RELAY_WIRE:
-            allowed.add("none")
-        if outcome.wire not in allowed:
+        if outcome.wire != expected[outcome.cell]:
             what = f"agent {outcome.agent}, client {outcome.client}: {outcome.wire} ({outcome.pair})"
             found.append(f"{what} instead of {expected[outcome.cell]}; {outcome.detail}")
     return found
