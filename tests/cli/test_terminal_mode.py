@@ -39,11 +39,15 @@ def test_live_lines_show_what_is_known_and_nothing_unprintable() -> None:
     lines = LiveLines(shown.append)
     lines.agent({"event": "online", "name": "box\x1b[2J"})
     lines.agent({"event": "connected", "wire": "webrtc", "seconds": 0.5, "sessionId": "abcdefghijkl"})
+    lines.agent({"event": "connected", "wire": "relay", "seconds": 0.25, "sessionId": "abcdefghijkl"})
+    lines.agent({"event": "resumed", "wire": "webrtc", "seconds": 1.5, "sessionId": "abcdefghijkl"})
     lines.agent({"event": "session-ended", "reason": "closed"})
     lines.agent({"event": "something-new"})
     lines.agent({})
     assert [line[10:] for line in shown] == [
         "agent box?[2J is online",
         "connected by webrtc after 0.50 s [abcdefgh]",
+        "connected by relay after 0.25 s [abcdefgh]",
+        "session goes on, now by webrtc after 1.50 s [abcdefgh]",
         "session ended: closed",
     ]

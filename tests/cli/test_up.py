@@ -228,7 +228,7 @@ def test_hub_and_agent_alone(doorstep: Doorstep) -> None:
         try:
             agent.line("agent alone is online", within=30 * SCALE)
             assert doorstep.run("exec", "alone", "--", "echo", "hi").stdout == b"hi\n"
-            agent.line("connected by webrtc", within=10 * SCALE)
+            agent.line("connected by ", within=10 * SCALE)  # whichever wire was there first
         finally:
             assert agent.end(within=10 * SCALE) == 0
     finally:

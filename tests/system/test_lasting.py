@@ -42,7 +42,10 @@ async def echoes(agent: Agent, word: str) -> None:
 async def test_a_killed_hub_disturbs_no_session_and_all_come_back(running: Stack) -> None:
     user = await running.user()
     program = await running.agent(user, "box")
-    async with connect("box", credentials=user.credentials) as agent, agent.terminal(80, 24) as terminal:
+    async with (
+        connect("box", credentials=user.credentials, force="direct") as agent,
+        agent.terminal(80, 24) as terminal,
+    ):
         await running.hub.kill()
         await program.event("offline", within=20 * running.scale)
         await echoes(agent, "without-hub")
