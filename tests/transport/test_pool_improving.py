@@ -22,6 +22,8 @@ class World:
     def __init__(self, takes: float = 1.0) -> None:
         self.tried: list[float] = []
         self.good: Wire | None = None
+        self.away = False
+        """No road goes anywhere."""
         self.carried: list[Wire] = []
         self.poor = local_pair()[0]
         self.pool = WirePool(
@@ -37,6 +39,8 @@ class World:
         await carry(self.good)
 
     async def _poor(self, carry: Carry) -> None:
+        if self.away:
+            raise ConnectFailed("no network")
         await carry(self.poor)
 
     async def _carry(self, wire: Wire) -> None:
@@ -102,6 +106,70 @@ def test_from_the_beginning_after_a_new_connect() -> None:
         again = asyncio.get_running_loop().time()
         await asyncio.sleep(20)
         assert [at - again for at in world.tried[before:]] == pytest.approx([0, 16])
+        await world.pool.close()
+
+    play(story())
+
+
+def test_from_the_beginning_after_a_connect_that_failed_beside_a_living_wire() -> None:
+    """The route changed to one where nothing goes, and the wire that was there lives on."""
+
+    async def story() -> None:
+        world = World()
+        await world.pool.open()
+        await asyncio.sleep(200)
+        before = len(world.tried)
+        world.away = True
+        again = asyncio.get_running_loop().time()
+        with pytest.raises(ConnectFailed, match="blocked"):
+            await world.pool.open(anew=True)
+        assert world.pool.wire is world.poor
+        await asyncio.sleep(60)
+        assert [at - again for at in world.tried[before:]] == pytest.approx([0, 16, 47])
+        world.good = local_pair()[0]
+        await asyncio.sleep(300)
+        assert world.pool.wire is world.good
+        await world.pool.close()
+
+    play(story())
+
+
+def test_from_the_beginning_after_a_connect_that_was_cancelled_beside_a_living_wire() -> None:
+    async def story() -> None:
+        world = World(takes=5)
+        world.poor = local_pair()[0]
+        await world.pool.open()
+        await asyncio.sleep(10)
+        world.away = True
+        opening = asyncio.create_task(world.pool.open(anew=True))
+        await asyncio.sleep(1)
+        opening.cancel()
+        await asyncio.wait({opening})
+        world.good = local_pair()[0]
+        await asyncio.sleep(30)
+        assert world.pool.wire is world.good
+        await world.pool.close()
+
+    play(story())
+
+
+@pytest.mark.parametrize("why", ["failed", "closed"])
+def test_the_best_that_lives_on_stays_the_best(why: str) -> None:
+    async def story() -> None:
+        world = World()
+        world.good = first = local_pair()[0]
+        world.away = True
+        await world.pool.open()
+        world.good = None
+        opening = asyncio.create_task(world.pool.open(anew=True))
+        if why == "closed":
+            await asyncio.sleep(0.5)
+            await world.pool.close()
+        with pytest.raises(ConnectFailed, match="blocked" if why == "failed" else "no network"):
+            await opening
+        assert (world.pool.wire, world.pool.reason) == (first, "")
+        await asyncio.sleep(1000)
+        assert len(world.tried) == 2
         await world.pool.close()
 
     play(story())

@@ -56,7 +56,8 @@ class WirePool:
         self._is_final = is_final
         self._turn = asyncio.Lock()
         self._wire: Wire | None = None
-        self._rank = len(self._openers)
+        self._rank = len(self._openers)  # of the wire that carries the session
+        self._to_beat = self._rank  # a wire of this rank or a worse one is of no use
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._errors: dict[int, str] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -81,15 +82,22 @@ class WirePool:
 
         ``anew``: the present wire still lives, but shall be replaced by one of any kind. Without a wire, or
         anew, what was still being opened is stopped, so that all openers begin together. Raises the first
-        final error, or the error of the most preferred opener when none had success.
+        final error, or the error of the most preferred opener when none had success; a wire that lives goes
+        on then as if nothing had been asked.
         """
         if self._closed:
             raise ConnectFailed("the pool is closed")
         if anew or self._wire is None:
             await self._stop()
-            self._rank = len(self._openers)
+            self._to_beat = len(self._openers)
             self._errors.clear()
-        running = [self._start(rank) for rank in range(self._rank)]
+        try:
+            await self._any_of([self._start(rank) for rank in range(self._to_beat)])
+        except BaseException:
+            self._stay()
+            raise
+
+    async def _any_of(self, running: Sequence[asyncio.Task[None]]) -> None:
         waiting = set(running)
         while waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -99,8 +107,15 @@ class WirePool:
         for one in running:
             if (error := _error_of(one)) is not None:
                 raise error
-        if self._wire is None:
+        if running:
             raise ConnectFailed("no wire was opened")
+
+    def _stay(self) -> None:
+        """None was found that could replace the wire there is: only better ones are looked for again."""
+        if self._wire is not None and self._to_beat > self._rank:
+            self._to_beat = self._rank
+            self._cancel_from(self._rank)
+            self._go_on_improving()
 
     async def wait_ended(self, kind: str) -> None:
         """Wait until this kind is not being opened, whatever came of it."""
@@ -129,6 +144,12 @@ class WirePool:
         improving, self._improving = self._improving, None
         await _ended([*self._tasks.values(), *([improving] if improving is not None else [])])
 
+    def _cancel_from(self, rank: int) -> None:
+        """Stop opening wires of this rank and of worse ones, and wait for nothing."""
+        for other, task in self._tasks.items():
+            if other >= rank:
+                task.cancel()
+
     def _start(self, rank: int) -> asyncio.Task[None]:
         running = self._tasks.get(rank)
         if running is None or running.done():
@@ -149,21 +170,25 @@ class WirePool:
     async def _take(self, rank: int, wire: Wire) -> None:
         """Carry the session over to ``wire`` unless what carries it now is as good."""
         async with self._turn:
-            if rank >= self._rank and self._wire is not None:
+            if rank >= self._to_beat:
                 await wire.close("a better wire carries the session")
                 raise WireClosed("a better wire carries the session")
             await self._carry(wire)
-            self._wire, self._rank = wire, rank
+            self._wire, self._rank, self._to_beat = wire, rank, rank
             if self._watch is not None:
                 self._watch.cancel()
             self._watch = asyncio.create_task(self._until_gone(wire), name="doorstep-pool-watch")
-            if rank and not self._closed and (self._improving is None or self._improving.done()):
-                self._improving = asyncio.create_task(self._improve(), name="doorstep-pool-improve")
+            self._go_on_improving()
 
     async def _until_gone(self, wire: Wire) -> None:
         await wire.wait_closed()
         if self._wire is wire:
-            self._wire, self._rank = None, len(self._openers)
+            self._wire = None
+            self._rank = self._to_beat = len(self._openers)
+
+    def _go_on_improving(self) -> None:
+        if self._can_improve() and (self._improving is None or self._improving.done()):
+            self._improving = asyncio.create_task(self._improve(), name="doorstep-pool-improve")
 
     async def _improve(self) -> None:
         """Try the better ones again and again, until one of the best carries the session or none does."""
