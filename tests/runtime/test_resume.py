@@ -129,6 +129,7 @@ async def test_a_suspended_process_does_not_give_its_wire_up() -> None:
 @on_virtual_time
 async def test_only_the_token_takes_it_over() -> None:
     async with session_pair(EchoService()) as pair:
+        assert await pair.client.call("echo.say", {"n": 0}) == {"n": 0}  # it has its WELCOME
         wrong = [
             Hello(1, "session-pair", Role.CLIENT, ["resume"], resume=Resume("x" * 43)),
             Hello(1, "session-pair", Role.CLIENT, ["resume"]),
@@ -145,6 +146,39 @@ async def test_only_the_token_takes_it_over() -> None:
             assert all(type(one) is Welcome and not isinstance(one.resume, Resume) for one in answers)
         assert await pair.client.call("echo.say", {"n": 1}) == {"n": 1}
         assert pair.agent.stats()["wires"] == 1
+
+
+@on_virtual_time
+async def test_a_client_whose_welcome_was_lost_begins_again() -> None:
+    await lose_the_welcome(noticed=True)
+
+
+@on_virtual_time
+async def test_a_client_whose_welcome_was_lost_begins_again_beside_a_wire_that_seems_to_live() -> None:
+    await lose_the_welcome(noticed=False)
+
+
+async def lose_the_welcome(*, noticed: bool) -> None:
+    """``noticed``: the agent knows that its first wire is gone."""
+    client = Session(role=Role.CLIENT, session_id=ID)
+    agent = Session(role=Role.AGENT, session_id=ID, services={"echo": EchoService()})
+    near, far = local_pair()
+    far.hold()
+    first = asyncio.create_task(client.carry(near))
+    await agent.carry(far)
+    near.lose("cut")
+    if noticed:
+        far.lose("cut")
+    with pytest.raises(WireClosed):
+        await first
+    assert client.state is SessionState.NEW
+    assert agent.state is SessionState.AWAY if noticed else SessionState.OPEN
+    near, far = local_pair()
+    await asyncio.gather(client.carry(near), agent.carry(far))
+    assert client.resumable
+    assert await client.call("echo.say", {"n": 1}) == {"n": 1}
+    await client.close()
+    assert await agent.wait_closed() == "closed by the peer: closed"
 
 
 @on_virtual_time

@@ -141,6 +141,7 @@ class Session:
         self._links: set[Link] = set()
         self._link: Link | None = None  # the one that carries the session, or the last that did
         self._wires = 0
+        self._answered = False  # the client has said more than HELLO, so it has our WELCOME
         self._router = Router(services)
         self._outbound = Outbound(self._send_failed)
         self._streams = StreamRegistry(self, self._outbound, self._router, self._tasks)
@@ -515,6 +516,7 @@ class Session:
         elif link.state is LinkState.GREETING:
             self._keep_early(link, lane, frame)
         else:
+            self._answered = True
             if link.state is LinkState.WELCOMED:
                 self._go_over(link)
             self._handlers[type(frame)](lane, frame)
@@ -562,8 +564,9 @@ class Session:
             raise ProtocolError("HELLO from one that is not a client")
         self._check_greeting(link, frame)
         if frame.resume is UNSET:
-            if self._state is not SessionState.GREETING:
+            if self._state is not SessionState.GREETING and not self._may_begin_again(frame):
                 raise ProtocolError("HELLO without the token of the session")
+            link.positions = None if self._state is SessionState.GREETING else {}
             self._begin(link, frame, frame.client)
         elif self._may_resume(frame, frame.resume):
             link.positions = frame.resume.streams
@@ -573,6 +576,10 @@ class Session:
             link.send(self._welcome(link, known=False))
             link.farewell = True
             raise ProtocolError("it resumes a session that is not this one")
+
+    def _may_begin_again(self, frame: Hello) -> bool:
+        """A client that has said only HELLO may have lost the WELCOME, and its token, with the wire."""
+        return self.resumable and not self._answered and frame.session_id == self.id
 
     def _may_resume(self, frame: Hello, resume: Resume) -> bool:
         same = hmac.compare_digest(resume.token.encode(), self._token.encode())
