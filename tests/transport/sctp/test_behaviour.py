@@ -30,27 +30,50 @@ class Sctp:
         return min(self.near.deadline, self.far.deadline) if self.near.state is State.ESTABLISHED else 0.0
 
     def step(self, now: float, there: list[bytes], back: list[bytes]) -> tuple[list[bytes], list[bytes]]:
-        near, far = self.near, self.far
-        if near.state is State.CLOSED:
-            near.start(5000, now)
-            far.start(5000, now)
-        for packet in there:
-            far.receive(packet, now)
-        for packet in back:
-            near.receive(packet, now)
-        for end in (near, far):
-            if end.deadline <= now:
-                end.handle_timer(now)
-        while near.room and near.state is State.ESTABLISHED:
-            near.send(Message(1, 53, bytes(16384)))
-        near.flush(now)
-        far.flush(now)
-        self.bytes += sum(len(event[2]) for event in far.events if isinstance(event, tuple))
-        out = near.take_packets(), far.take_packets()
-        for end in (near, far):
-            end.events.clear()
-            end.take_departed()
-        return out
+        self.begin(now)
+        self.serve(self.near, [(packet, now) for packet in back], now)
+        self.serve(self.far, [(packet, now) for packet in there], now)
+        return self.near.take_packets(), self.far.take_packets()
+
+    def begin(self, now: float) -> None:
+        if self.near.state is State.CLOSED:
+            self.near.start(5000, now)
+            self.far.start(5000, now)
+
+    def serve(self, end: Association, came: list[tuple[bytes, float]], now: float) -> None:
+        for packet, at in came:
+            end.receive(packet, at)
+        if end.deadline <= now:
+            end.handle_timer(now)
+        while end is self.near and end.room and end.state is State.ESTABLISHED:
+            end.send(Message(1, 53, bytes(16384)))
+        end.flush(now)
+        self.bytes += sum(len(event[2]) for event in end.events if isinstance(event, tuple))
+        end.events.clear()
+        end.take_departed()
+
+
+class Late(Sctp):
+    """One whose ends wake every ``late`` seconds, more or less; the kernel says when packets came."""
+
+    deadline = 0.0
+
+    def __init__(self, start: float, late: float) -> None:
+        super().__init__(start)
+        self.late, self.dice = late, Random(1)
+        self.wake = {self.near: 0.0, self.far: 0.0}
+        self.came: dict[Association, list[tuple[bytes, float]]] = {self.near: [], self.far: []}
+
+    def step(self, now: float, there: list[bytes], back: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+        self.begin(now)
+        self.came[self.far] += [(packet, now) for packet in there]
+        self.came[self.near] += [(packet, now) for packet in back]
+        for end in (self.near, self.far):
+            if now >= self.wake[end]:
+                self.wake[end] = now + self.dice.uniform(0, 2 * self.late)
+                self.serve(end, self.came[end], now)
+                self.came[end].clear()
+        return self.near.take_packets(), self.far.take_packets()
 
 
 class Cubic:
@@ -161,6 +184,14 @@ def test_alone_it_fills_the_link_and_not_the_queue(rate: float, rtt: float, part
     assert got * 1e6 > part * PAYLOAD * rate
     assert median(link.queues) < 0.02
     assert link.there.dropped == 0
+
+
+@pytest.mark.parametrize(("rate", "part"), [(20e6, 0.9), (100e6, 0.75)])
+def test_a_late_event_loop_is_not_taken_for_a_queue(rate: float, part: float) -> None:
+    """Wake-ups every 10 ms on the average, up to 20 ms."""
+    link = Bottleneck(Conditions(rate=rate, delay=0.025, queue=0.1), [Late(0, 0.01)])
+    link.run(4)
+    assert link.run(4)[0] * 1e6 > part * PAYLOAD * rate
 
 
 def test_weather_is_not_congestion() -> None:

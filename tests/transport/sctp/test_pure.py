@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 
 from doorstep.transport.sctp import chunks as wire
 from doorstep.transport.sctp.chunks import Malformed
+from doorstep.transport.sctp.company import Company
 from doorstep.transport.sctp.dcep import Open, read_open
 from doorstep.transport.sctp.limits import MAX_AHEAD, MAX_MESSAGE
 from doorstep.transport.sctp.outstanding import Fragment, Outstanding
 from doorstep.transport.sctp.pacing import Pacer
 from doorstep.transport.sctp.reassembly import BEGIN, END, UNORDERED, Reassembly, Violation
 from doorstep.transport.sctp.received import Received
-from doorstep.transport.sctp.roundtrip import RoundTrips
+from doorstep.transport.sctp.roundtrip import MEMORY, RoundTrips
 from doorstep.transport.sctp.scheduler import Message, Scheduler
 from doorstep.transport.sctp.serial import behind16, unwrap
 
@@ -221,6 +223,17 @@ def test_a_lost_retransmission_is_found_without_a_time_out() -> None:
     assert [f.tsn for f in outstanding.find_lost(10)] == [100]
 
 
+def test_what_a_later_one_has_overtaken_is_lost_when_it_is_overdue() -> None:
+    outstanding, message = Outstanding(100), Message(1, 53, b"")
+    for number in range(2):
+        outstanding.sent(Fragment(100 + number, b"", message, 1, 5.0, number + 1))
+    assert outstanding.find_lost(0.05, overdue=9.0) == []  # nothing has come back: T3's affair
+    outstanding.acknowledge(99, [(2, 2)], 0)
+    assert outstanding.find_lost(0.05) == []
+    assert outstanding.find_lost(0.05, overdue=4.9) == []
+    assert [f.tsn for f in outstanding.find_lost(0.05, overdue=5.1)] == [100]
+
+
 def test_a_sack_for_what_was_never_sent_is_ignored() -> None:
     outstanding = Outstanding(100)
     outstanding.sent(Fragment(100, b"", Message(1, 53, b""), 1, 0.0, 1))
@@ -228,6 +241,60 @@ def test_a_sack_for_what_was_never_sent_is_ignored() -> None:
     assert not outstanding.acknowledge(98, [], 0)
     assert outstanding.acknowledge(99, [(5, 60000)], 0)
     assert outstanding.flight == 1
+
+
+# company
+
+
+def shrink(company: Company, trips: RoundTrips, rtts: list[float], *, windows: Callable[[int], int]) -> int:
+    """Rounds of these round trips with these windows; return the window to compete with, 0 = alone."""
+    for number, rtt in enumerate(rtts):
+        trips.least = rtt
+        company.shrinking(windows(number), number / 10)
+        queue = rtt - trips.base
+        if window := company.found(queue, queue > 0.02, number / 10):
+            return window
+    return 0
+
+
+def company_at(base: float) -> tuple[Company, RoundTrips]:
+    trips = RoundTrips()
+    trips.base = base
+    return Company(trips), trips
+
+
+def test_a_queue_that_falls_with_the_window_is_ours() -> None:
+    company, trips = company_at(0.05)
+    assert (
+        shrink(company, trips, [0.2 * 0.9**n for n in range(8)], windows=lambda n: int(10**6 * 0.9**n)) == 0
+    )
+
+
+def test_a_high_queue_that_stays_is_company() -> None:
+    company, trips = company_at(0.05)
+    assert shrink(company, trips, [0.13] * 12, windows=lambda n: int(10**6 * 0.8**n)) == 10**6
+    assert not company.present
+    company.entered(10**6, 2.0)
+    assert company.present
+    assert trips.memory > MEMORY
+
+
+def test_a_low_queue_that_stays_is_first_shown_to_others_of_ours() -> None:
+    company, trips = company_at(0.05)
+    assert shrink(company, trips, [0.08] * 6, windows=lambda n: int(10**6 * 0.9**n)) == 0
+    assert company.may_be_ours(1.0)
+    assert not company.may_be_ours(1.1)
+
+
+def test_a_relapse_is_quick_and_makes_patient() -> None:
+    company, trips = company_at(0.05)
+    company.entered(10**6, 0.0)
+    patience = company.patience
+    company.left(800_000, 0.0)
+    assert not company.present
+    assert shrink(company, trips, [0.09] * 2, windows=lambda _: 10**5) == 800_000
+    company.entered(800_000, 0.5)
+    assert company.patience == 2 * patience
 
 
 # time

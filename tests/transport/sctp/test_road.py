@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,6 +60,23 @@ async def test_segments_arrive_as_the_datagrams_they_are(host: str) -> None:
         near.send_segments(b"".join(parts), far.get_extra_info("sockname"), 1000)
         async with asyncio.timeout(LIMIT):
             assert [await inbox.got.get() for _ in parts] == parts
+    finally:
+        near.close()
+        far.close()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a datagram came")
+async def test_the_kernel_says_how_long_a_datagram_has_waited() -> None:
+    inbox, outbox = Inbox(), Inbox()
+    near, far = open_udp("127.0.0.1", outbox), open_udp("127.0.0.1", inbox)
+    try:
+        near.sendto(b"early", far.get_extra_info("sockname"))
+        time.sleep(0.1)  # noqa: ASYNC251 - a loop that is late
+        async with asyncio.timeout(LIMIT):
+            assert await inbox.got.get() == b"early"
+        assert far.waited >= 0.09
     finally:
         near.close()
         far.close()

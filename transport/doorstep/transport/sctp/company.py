@@ -68,8 +68,6 @@ class Company:
 
     def shrinking(self, window: int, now: float) -> None:
         """A round had too much of a queue with ``window``, and now it will shrink."""
-        if self._rounds > _STANDS_ROUNDS and self._seen() and self._follows():
-            self._rounds = 0
         if not self._rounds:
             self._from, self._from_rtt = window, self._rtts.least
         self._rounds += 1
@@ -99,6 +97,9 @@ class Company:
         if queued and self._rounds >= _RELAPSE_ROUNDS and now - self._left_at < _RELAPSE:
             return self._left_window
         if self._rounds <= _STANDS_ROUNDS:
+            return 0
+        if self._seen() and self._follows():
+            self._rounds = 0
             return 0
         return self._peak if queue > _STANDS or self._starved > _STARVED else 0
 

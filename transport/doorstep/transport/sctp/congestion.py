@@ -25,9 +25,10 @@ _STARTED_PART, _STARTED_LEAST, _STARTED_MOST = 1 / 8, 0.002, 0.008
 """A queue of this much ends slow start."""
 _STARTED_FOR = 1 / 4
 """Round trips for which every sample must show it: a late wake-up of an event loop delays some, not all."""
-_NEAR, _NEAR_WINDOW = 0.002, 512 * 1024
+_NEAR, _NEAR_WINDOW = 0.002, 128 * 1024
 """Below this round trip, in seconds, what looks like a queue is mostly two event loops taking turns: delay
-does not shrink the window below these bytes, a few turns' worth."""
+does not shrink the window below these bytes, a few turns' worth. A keystroke waits for them to be read: four
+times as many cost it milliseconds, and bring nothing."""
 _SHRINK = 0.4
 """Part of the window that a queue far above the target costs per round."""
 _EMPTY_ROUNDS = 3
