@@ -75,6 +75,9 @@ export class Connector {
     private peer: PeerLike | null = null;
     /** Candidates follow the message they belong to. */
     private proving: Promise<unknown> = Promise.resolve();
+    /** The try whose request is out, and the knock before it: one proof follows the other. */
+    private requested = 0;
+    private early: Promise<void> = Promise.resolve();
     /** The last of the messages whose turn has not come. */
     private checking: Promise<void> | null = null;
     private channel: Channel | null = null;
@@ -236,7 +239,9 @@ export class Connector {
             case "send-request": {
                 const capabilities = this.options.capabilities?.() ?? [];
                 const message = { ...effect.message, ...(capabilities.length > 0 && { capabilities }) };
-                const sent = this.proved(message, this.trust?.request(message), (proved) =>
+                this.requested = effect.serial;
+                const proof = this.trust && this.early.then(() => this.trust?.request(message) ?? message);
+                const sent = this.proved(message, proof, (proved) =>
                     this.options.agents.send(...dump(proved)),
                 );
                 return this.onChannel(effect.serial, sent, "request-sent");
@@ -283,13 +288,32 @@ export class Connector {
         type: "agents-joined" | "signaling-joined" | "request-sent" | "offer-sent",
     ): void {
         work.then(
-            () => this.dispatch({ type, serial }),
+            () => {
+                this.dispatch({ type, serial });
+                if (type === "agents-joined") this.knockEarly(serial);
+            },
             (error: Error) => {
                 if (error instanceof PeerNotTrusted) return this.distrust(serial, error);
                 const type = error instanceof Unauthorized ? "denied" : "channel-lost";
                 this.dispatch({ type, serial, reason: error.message });
             },
         );
+    }
+
+    /** The agent need not wait for our offer to come where we come besides. */
+    private knockEarly(serial: number): void {
+        const capabilities = this.options.capabilities?.() ?? [];
+        const wanted = serial === this.machine.serial && this.machine.state === "requesting";
+        if (!wanted || this.requested === serial || capabilities.length === 0) return;
+        const { agentId, sessionId, agents } = this.options;
+        const message = { event: "connection-request", agentId, sessionId, capabilities } as const;
+        const proved = this.trust?.request(message) ?? Promise.resolve(message);
+        this.early = proved
+            .then((knock) => {
+                const sent = agents.send(...dump(knock)); // its acknowledgement is not waited for
+                sent.catch((error: Error) => console.debug("the early knock:", error.message));
+            })
+            .catch((error: Error) => console.debug("no early knock:", error.message)); // nor will there be a later one
     }
 
     private proved<M>(plain: M, proof: Promise<M> | undefined, send: (message: M) => Promise<void>) {
