@@ -44,8 +44,17 @@ class Two:
         self.carried: list[Wire] = []
         self.pool = WirePool([self.good.opener, self.poor.opener], self._carry, **options)
 
+        self.held: dict[Wire, asyncio.Event] = {}
+        """Wires whose greeting takes until then."""
+
     async def _carry(self, wire: Wire) -> None:
         self.carried.append(wire)
+        if wire in self.held:
+            await self.held[wire].wait()
+
+    def hold(self, wire: Wire) -> Wire:
+        self.held[wire] = asyncio.Event()
+        return wire
 
 
 async def soon(check: asyncio.Task[None]) -> None:
@@ -209,3 +218,40 @@ async def test_it_says_why_the_wire_is_not_the_best() -> None:
     await soon(opening)
     assert two.pool.reason == ""
     await two.pool.close()
+
+
+async def test_a_wire_whose_turn_does_not_come_is_closed() -> None:
+    two = Two()
+    relay, webrtc = local_pair()[0], local_pair()[0]
+    two.hold(webrtc)
+    opening = asyncio.create_task(two.pool.open())
+    two.good.ready.put_nowait(webrtc)
+    await turns()
+    two.poor.ready.put_nowait(relay)
+    await turns()
+    await two.pool.close()
+    with pytest.raises(ConnectFailed):
+        await opening
+    assert webrtc._reason is not None
+    assert relay._reason is not None
+    assert two.carried == [webrtc]
+
+
+async def test_two_that_are_cancelled_twice_are_closed_all_the_same() -> None:
+    """As the runner of a program does that is interrupted while it clears away."""
+    two = Two()
+    wires = [local_pair()[0], local_pair()[0]]
+    two.hold(wires[0])
+    opening = asyncio.create_task(two.pool.open())
+    two.good.ready.put_nowait(wires[0])
+    await turns()
+    two.poor.ready.put_nowait(wires[1])
+    await turns()
+    for _ in range(2):
+        for task in list(two.pool._tasks.values()):
+            task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(ConnectFailed):
+        await opening
+    await two.pool.close()
+    assert all(wire._reason is not None for wire in wires)

@@ -62,6 +62,7 @@ class WirePool:
         self._errors: dict[int, str] = {}
         self._watch: asyncio.Task[None] | None = None
         self._improving: asyncio.Task[None] | None = None
+        self._dropping: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -129,6 +130,8 @@ class WirePool:
         await self._stop()
         if self._watch is not None:
             await _ended([self._watch])
+        if self._dropping:
+            await asyncio.wait(self._dropping)
 
     async def _give_up_if_final(
         self, done: Iterable[asyncio.Task[None]], waiting: set[asyncio.Task[None]]
@@ -168,17 +171,30 @@ class WirePool:
             raise
 
     async def _take(self, rank: int, wire: Wire) -> None:
-        """Carry the session over to ``wire`` unless what carries it now is as good."""
-        async with self._turn:
-            if rank >= self._to_beat:
-                await wire.close("a better wire carries the session")
-                raise WireClosed("a better wire carries the session")
-            await self._carry(wire)
-            self._wire, self._rank, self._to_beat = wire, rank, rank
-            if self._watch is not None:
-                self._watch.cancel()
-            self._watch = asyncio.create_task(self._until_gone(wire), name="doorstep-pool-watch")
-            self._go_on_improving()
+        """Carry the session over to ``wire`` unless what carries it now is as good; close what is not
+        carried, also when this is cancelled."""
+        try:
+            async with self._turn:
+                if rank >= self._to_beat:
+                    raise WireClosed("a better wire carries the session")
+                await self._carry(wire)
+                self._carried(rank, wire)
+        except BaseException as error:
+            self._drop(wire, str(error) or "it is not needed any more")
+            raise
+
+    def _carried(self, rank: int, wire: Wire) -> None:
+        self._wire, self._rank, self._to_beat = wire, rank, rank
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = asyncio.create_task(self._until_gone(wire), name="doorstep-pool-watch")
+        self._go_on_improving()
+
+    def _drop(self, wire: Wire, reason: str) -> None:
+        """Close it, however often whoever made it is cancelled."""
+        closing = asyncio.create_task(wire.close(reason), name="doorstep-pool-drop")
+        self._dropping.add(closing)
+        closing.add_done_callback(self._dropping.discard)
 
     async def _until_gone(self, wire: Wire) -> None:
         await wire.wait_closed()
