@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -32,6 +34,8 @@ pytestmark = pytest.mark.asyncio
 
 SESSION = SessionId("session-0001")
 PATIENCE = 40.0
+TIMING = replace(DEFAULT_TIMING, reconnect_first=0.2, reconnect_cap=0.5)
+"""A closed channel is joined again soon, however often."""
 
 
 @dataclass
@@ -47,7 +51,7 @@ class House:
         async def token() -> str:
             return (user or self.owner).access_token
 
-        return RealtimeSignaling(self.hub.url, self.hub.anon_key, token, DEFAULT_TIMING)
+        return RealtimeSignaling(self.hub.url, self.hub.anon_key, token, TIMING)
 
     async def side(self, role: Role, session: SessionId = SESSION) -> BroadcastWire:
         return await open_broadcast(
@@ -67,9 +71,9 @@ class House:
         return client, agent
 
 
-@pytest_asyncio.fixture
-async def house(tmp_path: Path) -> AsyncGenerator[House, None]:
-    async with no_leaks(), throw_away_hub(tmp_path) as hub:
+@asynccontextmanager
+async def open_house(directory: Path, **changes: Any) -> AsyncGenerator[House, None]:
+    async with no_leaks(), throw_away_hub(directory, **changes) as hub:
         owner, stranger = await hub.user(), await hub.user()
         agent = AgentId(str(uuid.uuid4()))
         headers = {"apikey": hub.anon_key, "Authorization": f"Bearer {owner.access_token}"}
@@ -77,6 +81,12 @@ async def house(tmp_path: Path) -> AsyncGenerator[House, None]:
             row = {"id": agent, "owner_id": owner.id, "name": "box"}
             (await http.post("/rest/v1/agents", json=row)).raise_for_status()
         yield House(hub, owner, stranger, agent)
+
+
+@pytest_asyncio.fixture
+async def house(tmp_path: Path) -> AsyncGenerator[House, None]:
+    async with open_house(tmp_path) as opened:
+        yield opened
 
 
 SHELL = {"cols": 80, "rows": 24, "command": ["/bin/sh"]}
@@ -112,6 +122,24 @@ async def test_the_pace_of_two_sessions_at_once_is_below_the_limit_of_a_project(
     """Each message counts as one sent and one received; acknowledgements are messages too."""
     flood = BROADCAST_RATE + 1 / DEFAULT_TIMING.broadcast_acknowledge
     assert 2 * 2 * flood < RealtimeLimits().events_per_second
+
+
+async def test_where_less_is_allowed_less_is_said(tmp_path: Path) -> None:
+    """The hub closes the channel of who receives too much; the flood is whole all the same, on one wire."""
+    tight = RealtimeLimits(events_per_second=12, rate_tick=0.5, rate_buckets=4)
+    async with open_house(tmp_path, realtime=tight) as house:
+        client, agent = await house.sessions()
+        try:
+            async with asyncio.timeout(2 * PATIENCE):
+                shell = await client.open("terminal", "open", SHELL, lane=Lane.TERMINAL_IO)
+                await shell.write(b"stty -echo -opost; PS1=; echo be\\gin; seq 1 24000; echo e\\nd; exit\n")
+                seen = b"".join([chunk async for chunk in shell])
+            numbers = seen.rpartition(b"begin\n")[2].partition(b"end\n")[0].split()
+            assert numbers == [b"%d" % number for number in range(1, 24_001)]
+            assert client.wires == 1
+        finally:
+            await client.close()
+            await agent.close()
 
 
 async def test_the_hub_does_not_see_what_is_typed(house: House) -> None:

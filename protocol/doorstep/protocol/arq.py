@@ -76,10 +76,10 @@ class Pace:
         return True
 
     def slow_down(self, now: float) -> None:
-        """The server had enough: half as many, and no burst; more again in time."""
+        """The server may have had enough: half as many, and no burst; more again in time."""
         self._pass(now)
         self._rate = max(self._rate / 2, self._most / 8)
-        self._left = min(self._left, 0.0)
+        self._left = min(self._left, 1.0)
         self._slowed = now
 
     def _pass(self, now: float) -> None:
@@ -257,6 +257,8 @@ class Arq:
         self._tries += 1
         self._resend_at = now + self._wait()
         self.lose_first()
+        if self.met:  # of too many messages a server tells their receiver alone: by closing its channel
+            self.pace.slow_down(now)
 
     def lose_first(self) -> None:
         """What is oldest is taken for lost: the road was away."""

@@ -61,11 +61,11 @@ export class Pace {
         return true;
     }
 
-    /** The server had enough: half as many, and no burst; more again in time. */
+    /** The server may have had enough: half as many, and no burst; more again in time. */
     slowDown(now: number): void {
         this.pass(now);
         this.rate = Math.max(this.rate / 2, this.most / 8);
-        this.left = Math.min(this.left, 0);
+        this.left = Math.min(this.left, 1);
         this.slowed = now;
     }
 
@@ -267,6 +267,8 @@ export class Arq {
         this.tries += 1;
         this.resendAt = now + this.wait();
         this.loseFirst();
+        // Of too many messages a server tells their receiver alone: by closing its channel.
+        if (this.met) this.pace.slowDown(now);
     }
 
     // Receiving
