@@ -46,11 +46,16 @@ class Two:
 
         self.held: dict[Wire, asyncio.Event] = {}
         """Wires whose greeting takes until then."""
+        self.broken: set[Wire] = set()
+        """Those of them that are not greeted."""
 
     async def _carry(self, wire: Wire) -> None:
         self.carried.append(wire)
         if wire in self.held:
             await self.held[wire].wait()
+        if wire in self.broken:
+            await wire.close("no greeting")
+            raise WireClosed("no greeting")
 
     def hold(self, wire: Wire) -> Wire:
         self.held[wire] = asyncio.Event()
@@ -255,3 +260,79 @@ async def test_two_that_are_cancelled_twice_are_closed_all_the_same() -> None:
         await opening
     await two.pool.close()
     assert all(wire._reason is not None for wire in wires)
+
+
+async def test_a_better_one_that_is_ready_waits_for_no_greeting_of_a_worse_one() -> None:
+    """A relay that lets both in and then carries nothing cannot hold WebRTC back."""
+    two = Two()
+    relay, webrtc = two.hold(local_pair()[0]), local_pair()[0]
+    opening = asyncio.create_task(two.pool.open())
+    two.poor.ready.put_nowait(relay)
+    await turns()
+    assert two.carried == [relay]
+    two.good.ready.put_nowait(webrtc)
+    await soon(opening)
+    assert (two.pool.wire, two.pool.reason) == (webrtc, "")
+    assert "a better wire is ready" in await relay.wait_closed()
+    await two.pool.close()
+
+
+async def test_what_was_given_up_for_a_better_one_is_tried_again_if_that_comes_to_nothing() -> None:
+    two = Two()
+    relays = [two.hold(local_pair()[0]), local_pair()[0]]
+    opening = asyncio.create_task(two.pool.open())
+    two.poor.ready.put_nowait(relays[0])
+    await turns()
+    webrtc = two.hold(local_pair()[0])
+    two.good.ready.put_nowait(webrtc)
+    await turns()
+    assert two.carried == [relays[0], webrtc]
+    two.broken.add(webrtc)
+    two.held[webrtc].set()
+    two.poor.ready.put_nowait(relays[1])
+    await soon(opening)
+    assert two.pool.wire is relays[1]
+    assert two.poor.opened == 2
+    assert "no greeting" in await webrtc.wait_closed()
+    await two.pool.close()
+
+
+async def test_of_those_that_wait_the_best_comes_first() -> None:
+    """Whoever gives way takes a while to do so; meanwhile two more are ready."""
+    ways = [Way("webrtc"), Way("relay"), Way("broadcast")]
+    wires = [local_pair()[0] for _ in ways]
+    gone = asyncio.Event()
+    carried: list[Wire] = []
+
+    async def carry(wire: Wire) -> None:
+        carried.append(wire)
+        if wire is wires[2]:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await gone.wait()
+
+    pool = WirePool([way.opener for way in ways], carry)
+    opening = asyncio.create_task(pool.open())
+    for way, wire in zip(reversed(ways), reversed(wires), strict=True):
+        way.ready.put_nowait(wire)
+        await turns()
+    gone.set()
+    await soon(opening)
+    assert carried == [wires[2], wires[0]]
+    assert pool.wire is wires[0]
+    await pool.close()
+    assert all(wire._reason is not None for wire in wires[1:])
+
+
+async def test_one_that_is_stopped_while_it_is_greeted_is_closed() -> None:
+    two = Two()
+    relay = two.hold(local_pair()[0])
+    opening = asyncio.create_task(two.pool.open())
+    two.poor.ready.put_nowait(relay)
+    await turns()
+    await two.pool.close()
+    with pytest.raises(ConnectFailed):
+        await opening
+    assert relay._reason is not None
+    assert two.pool.wire is None

@@ -3,6 +3,8 @@
 A way of making wires is an :class:`Opener`; the pool runs all of them at once and knows nothing of what they
 do. The first wire that is ready carries the session; one of a more preferred kind takes over when it comes,
 by make-before-break, which is the session's business; one of a less preferred kind is not needed and closed.
+One that is ready waits for no worse one that is still being greeted: that is given up, and tried again if the
+better one comes to nothing.
 While a wire carries the session that is not the best, the better ones are tried again, ever less often.
 """
 
@@ -54,7 +56,10 @@ class WirePool:
         self._carry = carry
         self._timing = timing
         self._is_final = is_final
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Lock()  # its waiters are served in order
+        self._ready: list[int] = []  # ranks of the wires that wait for the turn or have it
+        self._carrying: tuple[int, asyncio.Future[None]] | None = None
+        self._overtaken: set[int] = set()
         self._wire: Wire | None = None
         self._rank = len(self._openers)  # of the wire that carries the session
         self._to_beat = self._rank  # a wire of this rank or a worse one is of no use
@@ -163,25 +168,55 @@ class WirePool:
 
     async def _run(self, rank: int) -> None:
         opener = self._openers[rank]
-        try:
-            await opener.open(lambda wire: self._take(rank, wire))
-        except DoorstepError as error:
-            self._errors[rank] = str(error)
-            _log.info("no wire by %s: %s", opener.kind, error)
-            raise
+        while True:
+            self._overtaken.discard(rank)
+            try:
+                await opener.open(lambda wire: self._take(rank, wire))
+            except DoorstepError as error:
+                if rank not in self._overtaken:
+                    self._errors[rank] = str(error)
+                    _log.info("no wire by %s: %s", opener.kind, error)
+                    raise
+            else:
+                return
+            async with self._turn:
+                pass  # it is decided what came of the better one
 
     async def _take(self, rank: int, wire: Wire) -> None:
         """Carry the session over to ``wire`` unless what carries it now is as good; close what is not
         carried, also when this is cancelled."""
+        self._ready.append(rank)
         try:
+            if self._carrying is not None and rank < self._carrying[0]:
+                self._carrying[1].cancel()
             async with self._turn:
                 if rank >= self._to_beat:
                     raise WireClosed("a better wire carries the session")
-                await self._carry(wire)
+                if rank > min(self._ready) or not await self._greeted(rank, wire):
+                    self._overtaken.add(rank)
+                    raise WireClosed("a better wire is ready")
                 self._carried(rank, wire)
         except BaseException as error:
             self._drop(wire, str(error) or "it is not needed any more")
             raise
+        finally:
+            self._ready.remove(rank)
+
+    async def _greeted(self, rank: int, wire: Wire) -> bool:
+        """Carry the session over to it; False when a better one that is ready has put an end to that."""
+        task = asyncio.ensure_future(self._carry(wire))
+        self._carrying = rank, task
+        try:
+            await asyncio.wait({task})
+        except BaseException:
+            await _ended([task])
+            raise
+        finally:
+            self._carrying = None
+        if task.cancelled():
+            return False
+        task.result()
+        return True
 
     def _carried(self, rank: int, wire: Wire) -> None:
         self._wire, self._rank, self._to_beat = wire, rank, rank
@@ -224,7 +259,7 @@ class WirePool:
         return self._wire is not None and self._rank > 0 and not self._closed
 
 
-async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def _ended(tasks: Iterable[asyncio.Future[None]]) -> None:
     """Cancel tasks and wait for their end."""
     ending = set(tasks)
     for task in ending:
