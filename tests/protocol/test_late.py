@@ -1,4 +1,4 @@
-"""A ``connection-ready`` that comes late: an agent that slept through our knocks answers all of them at once."""
+"""A ready that comes late: an agent that slept through our knocks answers all of them at once."""
 
 from __future__ import annotations
 
