@@ -11,6 +11,7 @@ import { OVERHEAD } from "./seal.ts";
 export const EVENT = "wire";
 
 const utf8 = new TextEncoder();
+const LONE_SURROGATE = /\p{Surrogate}/u;
 const LENGTH = 4;
 const MOST_BEYOND = 2 ** 31 - 1;
 const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
@@ -139,7 +140,8 @@ function name(field: string, value: string): void {
 
 function text(value: unknown): string | null {
     if (value !== null && typeof value !== "string") throw wrong("payload");
-    if (value !== null && utf8.encode(value).length > TEXT_BYTES) throw wrong("bye");
+    if (value !== null && (LONE_SURROGATE.test(value) || utf8.encode(value).length > TEXT_BYTES))
+        throw wrong("bye");
     return value;
 }
 

@@ -109,6 +109,11 @@ describe("letters", () => {
         expect(() => parse(payload)).toThrow(`wire: ${field}:`);
     });
 
+    it("a farewell is text that can be written", () => {
+        const payload = { role: "agent", from: "AAAAAAAA", number: 1, bye: "\ud800" };
+        expect(() => parse(payload)).toThrow("wire: bye:");
+    });
+
     it.each([null, 1, "x", []])("no object: %j", (payload) => {
         expect(() => parse(payload)).toThrow(MalformedMessage);
     });
