@@ -2,7 +2,7 @@
 
 A way of making wires is an :class:`Opener`; the pool runs all of them at once and knows nothing of what they
 do. The first wire that is ready carries the session; one of a more preferred kind takes over when it comes,
-by make-before-break, which is the session's business; one of a less preferred kind is not needed and closed.
+by make-before-break, which is the session's business; those of a less preferred kind are not needed any more.
 One that is ready waits for no worse one that is still being greeted: that is given up, and tried again if the
 better one comes to nothing.
 While a wire carries the session that is not the best, the better ones are tried again, ever less often.
@@ -219,6 +219,7 @@ class WirePool:
         return True
 
     def _carried(self, rank: int, wire: Wire) -> None:
+        self._cancel_from(rank + 1)
         self._wire, self._rank, self._to_beat = wire, rank, rank
         if self._watch is not None:
             self._watch.cancel()
