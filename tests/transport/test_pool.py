@@ -364,3 +364,30 @@ async def test_one_that_is_stopped_while_it_is_greeted_is_closed() -> None:
         await opening
     assert relay._reason is not None
     assert two.pool.wire is None
+
+
+async def test_a_defect_of_one_is_logged_and_a_failure_of_this_one(caplog: pytest.LogCaptureFixture) -> None:
+    two = Two()
+
+    async def broken(carry: Carry) -> None:
+        raise ImportError("a proxy needs another package")
+
+    pool = WirePool([Opener("webrtc", broken), two.poor.opener], two._carry)
+    opening = asyncio.create_task(pool.open())
+    await turns()
+    two.poor.ready.put_nowait(local_pair()[0])
+    await soon(opening)
+    assert pool.reason.startswith("webrtc: internal error")
+    assert "another package" in pool.reason
+    assert "Traceback" in caplog.text
+    await pool.close()
+
+
+async def test_where_all_are_defects_one_is_told() -> None:
+    async def broken(carry: Carry) -> None:
+        raise ImportError("a proxy needs another package")
+
+    pool = WirePool([Opener("relay", broken)], Two()._carry)
+    with pytest.raises(ConnectFailed, match="internal error of the way by relay"):
+        await pool.open()
+    await pool.close()

@@ -171,7 +171,7 @@ class WirePool:
         while True:
             self._overtaken.discard(rank)
             try:
-                await opener.open(lambda wire: self._take(rank, wire))
+                await self._open(rank)
             except DoorstepError as error:
                 if rank not in self._overtaken:
                     self._errors[rank] = str(error)
@@ -181,6 +181,17 @@ class WirePool:
                 return
             async with self._turn:
                 pass  # it is decided what came of the better one
+
+    async def _open(self, rank: int) -> None:
+        """A defect of one opener is its failure, and no other's."""
+        opener = self._openers[rank]
+        try:
+            await opener.open(lambda wire: self._take(rank, wire))
+        except DoorstepError:
+            raise
+        except Exception as error:
+            _log.exception("the way by %s has a defect", opener.kind)
+            raise ConnectFailed(f"internal error of the way by {opener.kind}: {error!r}") from error
 
     async def _take(self, rank: int, wire: Wire) -> None:
         """Carry the session over to ``wire`` unless what carries it now is as good; close what is not
