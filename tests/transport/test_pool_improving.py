@@ -134,7 +134,8 @@ def test_from_the_beginning_after_a_connect_that_failed_beside_a_living_wire() -
     play(story())
 
 
-def test_from_the_beginning_after_a_connect_that_was_cancelled_beside_a_living_wire() -> None:
+@pytest.mark.parametrize("after", [0, 1], ids=["while the last trial is stopped", "while it tries"])
+def test_from_the_beginning_after_a_connect_that_was_cancelled_beside_a_living_wire(after: float) -> None:
     async def story() -> None:
         world = World(takes=5)
         world.poor = local_pair()[0]
@@ -142,7 +143,7 @@ def test_from_the_beginning_after_a_connect_that_was_cancelled_beside_a_living_w
         await asyncio.sleep(10)
         world.away = True
         opening = asyncio.create_task(world.pool.open(anew=True))
-        await asyncio.sleep(1)
+        await asyncio.sleep(after)
         opening.cancel()
         await asyncio.wait({opening})
         world.good = local_pair()[0]

@@ -93,11 +93,11 @@ class WirePool:
         """
         if self._closed:
             raise ConnectFailed("the pool is closed")
-        if anew or self._wire is None:
-            await self._stop()
-            self._to_beat = len(self._openers)
-            self._errors.clear()
         try:
+            if anew or self._wire is None:
+                await self._stop()
+                self._to_beat = len(self._openers)
+                self._errors.clear()
             await self._any_of([self._start(rank) for rank in range(self._to_beat)])
         except BaseException:
             self._stay()
@@ -121,7 +121,7 @@ class WirePool:
         if self._wire is not None and self._to_beat > self._rank:
             self._to_beat = self._rank
             self._cancel_from(self._rank)
-            self._go_on_improving()
+        self._go_on_improving()
 
     async def wait_ended(self, kind: str) -> None:
         """Wait until this kind is not being opened, whatever came of it."""
@@ -216,6 +216,7 @@ class WirePool:
     async def _greeted(self, rank: int, wire: Wire) -> bool:
         """Carry the session over to it; False when a better one that is ready has put an end to that."""
         task = asyncio.ensure_future(self._carry(wire))
+        task.add_done_callback(_seen)
         self._carrying = rank, task
         try:
             await asyncio.wait({task})
@@ -284,7 +285,7 @@ def _error_of(task: asyncio.Task[None]) -> BaseException | None:
     return None if task.cancelled() else task.exception()
 
 
-def _seen(task: asyncio.Task[None]) -> None:
-    """An opener that fails beside a living wire has been logged; nobody else asks."""
+def _seen(task: asyncio.Future[None]) -> None:
+    """What fails beside a living wire, or while it is stopped, has been logged; nobody else asks."""
     if not task.cancelled():
         task.exception()
