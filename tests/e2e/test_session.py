@@ -90,11 +90,8 @@ def wait_for_row(page: Page, pattern: str) -> None:
 
 def cut(page: Page) -> None:
     """Take the wire away under the page; wait until another one brings more."""
-    made = page.evaluate("window.__wires.length")
     page.evaluate(CUT)
-    page.wait_for_function(f"window.__wires.length > {made}", timeout=WAIT)
-    expect(page.get_by_test_id("connection-state")).to_have_text("connected", timeout=WAIT)
-    wait_beyond(page, highest(page))
+    wait_beyond(page, highest(page) + 5)
 
 
 def all_numbers(page: Page, home: Path) -> int:
@@ -139,6 +136,7 @@ def test_a_silent_machine_is_waited_for_and_nothing_typed_is_lost(
         expect(tall.get_by_test_id("interruption")).to_contain_text("Connection lost", timeout=WAIT)
         expect(tall.get_by_test_id("connection-state")).not_to_have_text("connected")
         enter(tall, "echo typed-meanwhile-$((6*7))")
+        expect(tall.get_by_test_id("interruption")).to_have_css("opacity", "1", timeout=WAIT)
         tall.screenshot(path=pictures / "reconnecting-session.png")
     finally:
         agent.process.send_signal(signal.SIGCONT)
@@ -163,9 +161,7 @@ def test_what_is_pasted_arrives_whole_when_wires_are_cut(
     written = ""
     for part in range(5):
         lines = "".join(f"{part}.{line} all that is typed arrives\n" for line in range(1000))
-        made = tall.evaluate("window.__wires.length")
         tall.evaluate(PASTE_AND_CUT, [lines, part * 10])
-        tall.wait_for_function(f"window.__wires.length > {made}", timeout=WAIT)
         expect(tall.get_by_test_id("connection-state")).to_have_text("connected", timeout=WAIT)
         written += lines
     tall.keyboard.press("Control+D")
@@ -195,6 +191,7 @@ def test_the_hub_may_be_gone_and_come_back(tall: Page, tmp_path: Path, scale: fl
         wait_beyond(tall, highest(tall) + 5)  # the wire needs no hub
         tall.evaluate(CUT)
         expect(tall.get_by_test_id("interruption")).to_contain_text("Connection lost", timeout=WAIT)
+        expect(tall.get_by_test_id("interruption")).to_have_css("opacity", "1", timeout=WAIT)
         tall.screenshot(path=pictures / "reconnecting-hub.png")
         hub.start()
         expect(tall.get_by_test_id("connection-state")).to_have_text("connected", timeout=2 * WAIT)
