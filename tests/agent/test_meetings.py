@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from doorstep.protocol.errors import ConnectFailed
+from doorstep.protocol.errors import ConnectFailed, WireClosed
 from doorstep.protocol.ids import SessionId, agents_topic
 from doorstep.protocol.timing import Timing
 from doorstep.protocol.trust import TranscriptProofs
 from doorstep.runtime import Role, Session
 from doorstep.testing.bus import MemoryBus
 from doorstep.testing.place import Place
+from doorstep.transport.local import local_pair
 from doorstep.transport.wire import Wire
 
 from .support import DEADLINE, until
@@ -144,6 +145,18 @@ async def test_who_is_waited_for_counts() -> None:
         assert here.agent.sessions == 1
 
 
+async def test_who_is_waited_for_may_knock_again_at_a_full_agent() -> None:
+    async with by_relay(limit=1) as (here, place), client(here, SESSION) as caller:
+        await knock(caller, "relay")
+        await caller.hear("connection-ready")
+        await until(lambda: here.agent._door._callers == {})  # its peer connection came to nothing
+        await knock(caller, "relay")
+        await caller.hear("connection-ready")
+        session = Session(role=Role.CLIENT, session_id=SessionId(SESSION), timing=TIMING)
+        await session.start(await meet(here, place))
+        await session.close()
+
+
 async def test_a_client_that_does_not_come_is_news() -> None:
     timing = Timing(total=0.5, reconnect_first=0.05)
     place = Place(timing=Timing(relay_wait=1))
@@ -161,3 +174,14 @@ async def test_an_agent_that_stops_waits_for_nobody() -> None:
         await here.agent.stop()
         assert here.agent._door.meetings.sessions == set()
         assert place._waiting == {}
+
+
+async def test_a_wire_that_comes_while_the_agent_stops_is_closed() -> None:
+    async with by_relay() as (here, _):
+        door = here.agent._door
+        near, far = local_pair()
+        door._stopped = True
+        with pytest.raises(WireClosed, match="the agent stops"):
+            await door.carry(SessionId(SESSION), far, None)
+        assert "the agent stops" in await near.wait_closed()
+        assert here.agent.sessions == 0

@@ -134,3 +134,9 @@ def test_the_largest_record() -> None:
     assert taking.feed(record(bytes(most))) == [bytes(most)]
     with pytest.raises(ProtocolError, match=f"a record of {most + 1} bytes"):
         taking.feed(record(bytes(most + 1))[:4])
+
+
+def test_a_farewell_is_text_that_can_be_written() -> None:
+    payload = {"role": "agent", "from": "AAAAAAAA", "number": 1, "bye": "\ud800"}
+    with pytest.raises(MalformedMessage, match="bye"):
+        parse(payload)

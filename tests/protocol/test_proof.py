@@ -277,6 +277,40 @@ def test_a_repeated_knock_changes_nothing_and_another_key_cannot_take_it_over() 
     assert agent.offer(client.offer(Offer(sdp=sdp(1), session_id=SESSION)))
 
 
+def test_a_foreign_knock_in_a_running_attempt_changes_nothing() -> None:
+    client, agent = pair()
+    agent.request(knock(client, sdp(1)))
+    plain = ConnectionRequest(agent_id=AGENT, session_id=SESSION)
+    other = ClientProofs(PrivateKey(bytes([9] * 32)), AGENT, SESSION, Nonces(7))
+    for foreign in (plain, knock(other)):
+        with pytest.raises(PeerNotTrusted, match="another client has begun"):
+            agent.request(foreign)
+    answer = agent.answer(Answer(sdp=sdp(2), session_id=SESSION))
+    assert client.answer(answer.sdp, answer.proof) == PrivateKey(bytes([1] * 32)).public
+
+
+def test_anonymous_knocks_replace_each_other() -> None:
+    agent = AgentProofs(AGENT_KEY, AGENT, None, Nonces(100))
+    proven = ClientProofs(CLIENT_KEY, AGENT, None, Nonces(0)).request(ConnectionRequest(agent_id=AGENT))
+    agent.request(proven)
+    agent.request(ConnectionRequest(agent_id=AGENT))
+    assert agent.client_key is None
+
+
+def test_who_may_not_take_part_changes_nothing() -> None:
+    def vouch(key: PublicKey | None) -> None:
+        if key != CLIENT_KEY.public:
+            raise PeerNotTrusted("another client has begun this session")
+
+    client = ClientProofs(CLIENT_KEY, AGENT, SESSION, Nonces(0))
+    agent = AgentProofs(AGENT_KEY, AGENT, SESSION, Nonces(100), vouch=vouch)
+    with pytest.raises(PeerNotTrusted):
+        agent.request(ConnectionRequest(agent_id=AGENT, session_id=SESSION))
+    assert agent.client_key is None
+    agent.request(knock(client))
+    assert agent.client_key == CLIENT_KEY.public
+
+
 # The handshake of a wire that needs no descriptions.
 
 

@@ -32,6 +32,7 @@ from doorstep.runtime import Session
 from doorstep.testing.echo import EchoService
 from doorstep.transport.relay import RelayWire, relay_url
 
+from .conftest import Open
 from .support import DEADLINE, House, both, relay_memory
 
 pytestmark = pytest.mark.asyncio
@@ -283,6 +284,25 @@ async def test_a_peer_that_is_not_believed_gets_nothing(house: House) -> None:
 async def test_nobody_comes(house: House) -> None:
     with pytest.raises(DeadlineExceeded, match="relay_wait"):
         await house.side(Role.CLIENT, timing=Timing(relay_wait=0.1))
+
+
+async def test_a_relay_with_less_patience_says_the_same(limited: Open) -> None:
+    house = await limited(wait=0.2)
+    with pytest.raises(DeadlineExceeded, match="relay_wait"):
+        await house.side(Role.CLIENT)
+
+
+async def test_a_close_that_is_cancelled_closes_nevertheless(house: House) -> None:
+    client, agent = await house.pair()
+    chunk = bytes(MAX_FRAME - 64)
+    for number in range(LANE_LIMIT // len(chunk) - 1):  # nobody reads, so the last words cannot leave
+        client.send(Lane.FILE_TRANSFER, Data(1, number, chunk))
+    closing = asyncio.create_task(client.close("enough"))
+    await asyncio.sleep(0)
+    closing.cancel()
+    async with asyncio.timeout(DEADLINE):
+        assert await client.wait_closed() == "enough"
+        await agent.close()
 
 
 async def test_a_stranger_is_refused(house: House) -> None:

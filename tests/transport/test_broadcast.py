@@ -460,6 +460,26 @@ async def test_closing_without_a_peer_does_not_last() -> None:
     await agent.close()
 
 
+@pytest.mark.parametrize("cancelled_after", [0.1, 0.6])
+def test_a_close_that_is_cancelled_closes_nevertheless(cancelled_after: float) -> None:
+    """In the wait for the last acknowledgements, and in the goodbye."""
+
+    @on_virtual_time
+    async def play() -> None:
+        bus = MemoryBus()
+        client, agent = await pair(bus)
+        bus.arrivals = lambda: ()
+        client.send(Lane.CONTROL, Ping(1))
+        closing = asyncio.create_task(client.close("enough"))
+        await asyncio.sleep(cancelled_after)
+        closing.cancel()
+        assert await client.wait_closed() == "enough"
+        await agent.close()
+        assert bus.members(TOPIC) == 0
+
+    play()
+
+
 @on_virtual_time
 async def test_who_does_not_drain_ends_his_wire() -> None:
     bus = MemoryBus()

@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
@@ -138,7 +139,12 @@ class Caller:
             timing=house.timing,
         )
         self._proofs = AgentProofs(
-            house.key, house.agent_id, session_id, secrets.token_bytes, required=house.require_proof
+            house.key,
+            house.agent_id,
+            session_id,
+            secrets.token_bytes,
+            required=house.require_proof,
+            vouch=partial(house.vouch, session_id),
         )
         self._events: deque[AnsweringEvent | None] = deque()
         self._handling = False
@@ -163,7 +169,6 @@ class Caller:
         try:
             if isinstance(message, ConnectionRequest):
                 self._proofs.request(message)
-                self._house.vouch(self.session_id, self._proofs.client_key)
                 self._come(message.capabilities)
             elif isinstance(message, Offer) and not self._proofs.offer(message):
                 _log.debug("session %s: an offer of another attempt is ignored", self.session_id)

@@ -21,6 +21,7 @@ from doorstep.protocol.errors import (
     MalformedMessage,
     PeerNotTrusted,
     SignalingLost,
+    WireClosed,
 )
 from doorstep.protocol.ids import AgentId, SessionId, signaling_topic
 from doorstep.protocol.lease import SignalingLease
@@ -94,9 +95,13 @@ class Door:
     @property
     def callers(self) -> int:
         """Sessions and attempts there are."""
+        return self._count(None)
+
+    def _count(self, apart_from: SessionId | None) -> int:
         known = {caller.session_id for caller in self._everybody if caller.session_id is not None}
+        known |= self._sessions.keys() | self.meetings.sessions
         anonymous = sum(caller.session_id is None for caller in self._everybody)
-        return len(known | self._sessions.keys() | self.meetings.sessions) + anonymous
+        return len(known - {apart_from}) + anonymous
 
     # Messages in.
 
@@ -125,7 +130,7 @@ class Door:
         state = None if current is None else current.state
         session = self._session(request.session_id)
         resumes = session is not None and session.resumable
-        others = self.callers - resumes
+        others = self._count(request.session_id)
         match admit(request, self.agent_id, state, others, self._limit, resumes=resumes):
             case Admission.START:
                 caller = Caller(self, request.session_id)
@@ -156,6 +161,9 @@ class Door:
         Raises LinkError, and PeerNotTrusted for another key than the session began with; the wire is closed
         then.
         """
+        if self._stopped:
+            await wire.close("the agent stops")
+            raise WireClosed("the agent stops")
         try:
             self.vouch(session_id, client)
         except PeerNotTrusted as error:

@@ -22,6 +22,7 @@ from doorstep.protocol.frame_types import Role
 from doorstep.protocol.ids import client_id
 from doorstep.protocol.limits import BROADCAST_BYTES, MAX_FRAME, TEXT_BYTES
 from doorstep.protocol.seal import OVERHEAD
+from doorstep.protocol.texts import check_text
 
 __all__ = ["EVENT", "Letter", "Party", "Records", "dump", "parse", "record"]
 
@@ -59,8 +60,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rena
             raise InvalidInput("beyond", f"must have {_BITS} bits")
         if (self.place is None) != (not self.data) or len(self.data) > BROADCAST_BYTES:
             raise InvalidInput("data", f"must be 1 to {BROADCAST_BYTES} bytes, with a place")
-        if self.bye is not None and len(self.bye) > TEXT_BYTES:
-            raise InvalidInput("bye", f"must have at most {TEXT_BYTES} characters")
+        check_text("bye", self.bye, TEXT_BYTES)
 
     @property
     def parcel(self) -> Parcel:

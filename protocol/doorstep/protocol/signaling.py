@@ -23,6 +23,7 @@ import msgspec
 from doorstep.protocol import limits
 from doorstep.protocol.errors import InvalidInput, MalformedMessage
 from doorstep.protocol.ids import AgentId, ClientId, SessionId, agent_id, client_id, session_id
+from doorstep.protocol.texts import check_text
 
 __all__ = [
     "BROADCAST",
@@ -59,7 +60,7 @@ class IceServer(msgspec.Struct, frozen=True, omit_defaults=True):
     def __post_init__(self) -> None:
         _count("iceServers", self.urls, limits.ICE_SERVERS)
         for text in (*self.urls, self.username, self.credential):
-            _text("iceServers", text, limits.TEXT_BYTES)
+            check_text("iceServers", text, limits.TEXT_BYTES)
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -109,7 +110,7 @@ class ConnectionReady(_Message, frozen=True, kw_only=True):
         _ids(self.agent_id, self.session_id)
         _words("capabilities", self.capabilities)
         _sdp("answer", self.answer)
-        _text("replyTo", self.reply_to, limits.WORD_BYTES)
+        check_text("replyTo", self.reply_to, limits.WORD_BYTES)
         _count("iceServers", self.ice_servers or (), limits.ICE_SERVERS)
         _proof(self.proof)
 
@@ -131,8 +132,8 @@ class ConnectionRefused(_Message, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _ids(self.agent_id, self.session_id)
         _words("capabilities", self.capabilities)
-        _text("code", self.code, limits.WORD_BYTES)
-        _text("message", self.message, limits.TEXT_BYTES)
+        check_text("code", self.code, limits.WORD_BYTES)
+        check_text("message", self.message, limits.TEXT_BYTES)
         if self.retry_after is not None and not (math.isfinite(self.retry_after) and self.retry_after >= 0):
             raise InvalidInput("retryAfter", "must be a number of seconds, 0 or more")
 
@@ -163,7 +164,7 @@ class Answer(_Message, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _ids(None, self.session_id)
         _sdp("sdp", self.sdp)
-        _text("replyTo", self.reply_to, limits.WORD_BYTES)
+        check_text("replyTo", self.reply_to, limits.WORD_BYTES)
         _proof(self.proof)
 
 
@@ -190,7 +191,7 @@ class Candidate(IceCandidate, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _ice(self)
         _ids(None, self.session_id)
-        _text("from", self.sender, limits.WORD_BYTES)
+        check_text("from", self.sender, limits.WORD_BYTES)
         _count("more", self.more, limits.CANDIDATES_PER_MESSAGE - 1)
         for further in self.more:
             _ice(further, "more")
@@ -274,13 +275,13 @@ def _ids(agent: str | None, session: str | None) -> None:
 def _sdp(field: str, text: str | None) -> None:
     if text == "":
         raise InvalidInput(field, "must not be empty")
-    _text(field, text, limits.SDP_BYTES)
+    check_text(field, text, limits.SDP_BYTES)
 
 
 def _ice(one: IceCandidate, field: str = "") -> None:
-    _text(field or "candidate", one.candidate, limits.CANDIDATE_BYTES)
-    _text(field or "sdpMid", one.sdp_mid, limits.WORD_BYTES)
-    _text(field or "usernameFragment", one.username_fragment, limits.WORD_BYTES)
+    check_text(field or "candidate", one.candidate, limits.CANDIDATE_BYTES)
+    check_text(field or "sdpMid", one.sdp_mid, limits.WORD_BYTES)
+    check_text(field or "usernameFragment", one.username_fragment, limits.WORD_BYTES)
     if one.sdp_m_line_index is not None and not 0 <= one.sdp_m_line_index < 2**16:
         raise InvalidInput(field or "sdpMLineIndex", "must be 0 to 65535")
 
@@ -288,23 +289,14 @@ def _ice(one: IceCandidate, field: str = "") -> None:
 def _proof(proof: Mapping[str, str] | None) -> None:
     _count("proof", proof or {}, limits.CAPABILITIES)
     for key, value in (proof or {}).items():
-        _text("proof", key, limits.WORD_BYTES)
-        _text("proof", value, limits.TEXT_BYTES)
+        check_text("proof", key, limits.WORD_BYTES)
+        check_text("proof", value, limits.TEXT_BYTES)
 
 
 def _words(field: str, words: tuple[str, ...]) -> None:
     _count(field, words, limits.CAPABILITIES)
     for word in words:
-        _text(field, word, limits.WORD_BYTES)
-
-
-def _text(field: str, text: str | None, limit: int) -> None:
-    try:
-        size = 0 if text is None else len(text.encode())
-    except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
-        raise InvalidInput(field, "must be text") from None
-    if size > limit:
-        raise InvalidInput(field, f"must have at most {limit} bytes")
+        check_text(field, word, limits.WORD_BYTES)
 
 
 def _count(field: str, items: Mapping[str, Any] | tuple[Any, ...], limit: int) -> None:

@@ -123,11 +123,14 @@ class AgentProofs:
         random: Random,
         *,
         required: bool = False,
+        vouch: Callable[[PublicKey | None], None] = lambda _: None,
     ) -> None:
+        """``vouch`` raises :class:`PeerNotTrusted` for a key, or none, that may not take part."""
         self._key = key
         self._ids = ((session or "").encode(), agent.encode())
         self._random = random
         self._required = required
+        self._vouch = vouch
         self._client = b""
         self._agent = b""
         self._told = b""
@@ -139,11 +142,13 @@ class AgentProofs:
         """Check a knock. Raises :class:`PeerNotTrusted`, after which nothing has changed."""
         if message.proof is None:
             self._refuse_without_proof(self._required)
+            self._admit(None)
             self.client_key, self._client, self._agent, self._told = None, b"", b"", b""
             return
         proof = _parsed(message.proof)
         theirs = () if message.offer is None else _readable(message.offer)
         self._check(proof, b"", theirs)
+        self._admit(proof.key)
         if proof.nonce != self._client:
             self._client, self._agent, self._told = proof.nonce, self._random(NONCE_BYTES), b""
         self.client_key, self._theirs = proof.key, theirs
@@ -186,6 +191,12 @@ class AgentProofs:
     def _check(self, proof: Proof, agent: bytes, theirs: tuple[str, ...]) -> None:
         if not proof.holds(_statement(Role.CLIENT, self._ids, proof.nonce, agent, theirs, ())):
             raise PeerNotTrusted(f"the client's proof does not hold: {_BETWEEN}")
+
+    def _admit(self, key: PublicKey | None) -> None:
+        """An attempt that has proved a key goes on with that one only; anonymous ones replace each other."""
+        if self._ids[0] and self.client_key not in (None, key):
+            raise PeerNotTrusted("another client has begun this attempt, so the knock was refused")
+        self._vouch(key)
 
     def _refuse_without_proof(self, required: bool) -> None:
         if required:

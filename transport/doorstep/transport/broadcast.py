@@ -205,9 +205,11 @@ class BroadcastWire:
         return self._reason or "closed"
 
     async def close(self, reason: str = "closed") -> None:
-        if self._reason is None:
-            await self._link.flush()
-        self._end(reason)
+        try:
+            if self._reason is None:
+                await self._link.flush()
+        finally:
+            self._end(reason)
         await self._ended.wait()
 
     def stats(self) -> dict[str, object]:

@@ -92,10 +92,6 @@ class BroadcastLink:
         except TimeoutError:
             raise DeadlineExceeded("broadcast_wait", self._timing.broadcast_wait) from None
 
-    @property
-    def topic(self) -> str:
-        return self._topic
-
     def end(self, reason: str) -> None:
         """Nothing is sent or received any more. Idempotent; the first reason stays."""
         if self._reason is None:
@@ -121,16 +117,18 @@ class BroadcastLink:
         """Say goodbye, leave, close the socket; leave no task. Idempotent."""
         tell = self._reason is None
         self.end(_GONE)
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.wait({self._sender})
-        if tell and self._channel is not None and self._joined and self._arq.met:
-            await self._say_goodbye(self._channel)
-        for send in tuple(self._sends):
-            send.cancel()
-        if self._sends:
-            await asyncio.wait(self._sends)
-        await self._signaling.close()
+        try:
+            if self._sender is not None:
+                self._sender.cancel()
+                await asyncio.wait({self._sender})
+            if tell and self._channel is not None and self._joined and self._arq.met:
+                await self._say_goodbye(self._channel)
+        finally:
+            for send in tuple(self._sends):
+                send.cancel()
+            if self._sends:
+                await asyncio.wait(self._sends)
+            await self._signaling.close()
 
     async def _say_goodbye(self, channel: Channel) -> None:
         letter = self._party.letter(Parcel(self._arq.sent + 1, 0, 0, 0), bye=_GONE)

@@ -217,13 +217,14 @@ class RelayWire:
         return self._reason or "closed"
 
     async def close(self, reason: str = "closed") -> None:
-        if self._reason is None:
-            try:
+        try:
+            if self._reason is None:
                 async with asyncio.timeout(_FLUSH):
                     await self._flushed.wait()
-            except TimeoutError:
-                _log.debug("a wire was closed with frames unsent")
-        self._end(reason)
+        except TimeoutError:
+            _log.debug("a wire was closed with frames unsent")
+        finally:
+            self._end(reason)
         await self._ended.wait()
 
     def stats(self) -> dict[str, object]:

@@ -82,7 +82,7 @@ class RelaySocket:
         self.url = url
         self._connection = connection
         self._renewing: asyncio.Task[None] | None = None
-        self._token_seconds = asyncio.Queue[float]()
+        self._token_seconds = asyncio.Queue[float](1)  # the newest only
         self.paired: Paired
 
     @classmethod
@@ -109,17 +109,19 @@ class RelaySocket:
         except TimeoutError:
             raise DeadlineExceeded("relay_open", timing.relay_open) from None
         except WireClosed as closed:
-            raise self._refusal(closed) from None
+            raise self._refusal(closed, timing) from None
         try:
             async with asyncio.timeout(timing.relay_wait):
                 self.paired = await self._notice(Paired)
         except TimeoutError:
             raise DeadlineExceeded("relay_wait", timing.relay_wait) from None
         except WireClosed as closed:
-            raise self._refusal(closed) from None
-        self._token_seconds.put_nowait(self.paired.token_seconds)
+            raise self._refusal(closed, timing) from None
+        self._renew_within(self.paired.token_seconds)
 
-    def _refusal(self, closed: WireClosed) -> DoorstepError:
+    def _refusal(self, closed: WireClosed, timing: Timing) -> DoorstepError:
+        if self._connection.close_code == End.TIMEOUT:  # the relay's patience was a little shorter
+            return DeadlineExceeded("relay_wait", timing.relay_wait)
         if self._connection.close_code in _FINAL:
             return Unauthorized(f"the relay refuses: {self._connection.close_reason}")
         return ConnectFailed(str(closed), wait="relay_wait")
@@ -146,7 +148,7 @@ class RelaySocket:
             notice = parse_notice(message)
             if not isinstance(notice, Renewed):
                 raise ProtocolError("the relay said something else than it should")
-            self._token_seconds.put_nowait(notice.token_seconds)
+            self._renew_within(notice.token_seconds)
         return message
 
     async def _receive(self) -> bytes | str:
@@ -171,6 +173,11 @@ class RelaySocket:
         if code is None or code == 1006:
             return "the connection to the relay was lost"
         return f"the relay ended it: {reason or code}"
+
+    def _renew_within(self, seconds: float) -> None:
+        if self._token_seconds.full():
+            self._token_seconds.get_nowait()
+        self._token_seconds.put_nowait(seconds)
 
     async def _keep_fresh(self, token: Token) -> None:
         """Tell the relay the next access token before this one ends."""
