@@ -95,8 +95,12 @@ async def test_a_killed_agent_goes_offline_and_its_clients_notice(running: Stack
     program = await running.agent(user, "box")
     timing = Timing(keep=4 * running.scale)
     async with connect("box", credentials=user.credentials, timing=timing) as agent:
+        command = await agent.commands.start("trap '' TERM HUP; sleep 1000 & sleep 1001")
         await program.kill()
-        assert not (await agents(credentials=user.credentials))[0].online
+        async with asyncio.timeout(30 * running.scale):
+            while (await agents(credentials=user.credentials))[0].online:
+                await asyncio.sleep(POLL)
+        await until(lambda: gone(command.pid), 30 * running.scale)
         async with asyncio.timeout(30 * running.scale):
             with pytest.raises(DoorstepError):
                 while True:
