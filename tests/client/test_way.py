@@ -415,3 +415,13 @@ def test_a_cancelled_connect_leaves_nothing() -> None:
         await asyncio.wait({opening})
 
     play(story, answers=99)
+
+
+def test_closed_under_a_wire_that_does_not_end_it_is_signed_out_all_the_same() -> None:
+    async def story(world: World) -> None:
+        await world.way.open()
+        assert world.host.signed_in == 1
+        await world.way.close()
+        assert world.host.signed_in == 0
+
+    play(story)

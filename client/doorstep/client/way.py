@@ -207,6 +207,7 @@ class Way:
         await self.pool.close()
         await self._tasks.ended(2 * self._timing.shutdown)
         self._tasks.cancel()
+        await self._tasks.ended(self._timing.shutdown)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
