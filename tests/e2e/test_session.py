@@ -148,6 +148,26 @@ def test_a_silent_machine_is_waited_for_and_nothing_typed_is_lost(
     tall.screenshot(path=pictures / "reconnected-session.png")
 
 
+def test_a_frozen_page_goes_on_where_it_was(
+    house: House, tall: Page, start_agent: Callable[[str], AgentProcess], tmp_path: Path
+) -> None:
+    """As a browser freezes pages in the background, and a laptop all of them."""
+    start_agent("glacier")
+    sign_in(tall, house.link())
+    expect(row(tall, "glacier").get_by_test_id("agent-state")).to_have_text("online", timeout=WAIT)
+    open_machine(tall, "glacier")
+    before = shell_id(tall)
+    enter(tall, COUNT)
+    wait_beyond(tall, 10)
+    lifecycle = tall.context.new_cdp_session(tall)
+    lifecycle.send("Page.setWebLifecycleState", {"state": "frozen"})
+    time.sleep(5)  # the sleep itself: longer than a machine waits for an answer
+    lifecycle.send("Page.setWebLifecycleState", {"state": "active"})
+    wait_beyond(tall, highest(tall) + 5)
+    assert all_numbers(tall, tmp_path) > 10
+    assert shell_id(tall) == before
+
+
 def test_what_is_pasted_arrives_whole_when_wires_are_cut(
     house: House, tall: Page, start_agent: Callable[[str], AgentProcess], tmp_path: Path
 ) -> None:
