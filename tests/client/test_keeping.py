@@ -157,6 +157,7 @@ async def test_what_may_heal_is_tried_again_until_the_session_is_kept_no_longer(
         AgentNotFound("box"),
         NotSignedIn("signed out"),
         PeerNotTrusted("another key"),
+        PeerNotTrusted("another client has begun this session", told=True),
         Unauthorized("not yours"),
     ],
     ids=lambda error: type(error).__name__,
@@ -222,7 +223,15 @@ async def test_without_route_and_wire_it_is_tried_all_the_same() -> None:
         assert await here.works()
 
 
-@pytest.mark.parametrize("error", [ConnectFailed("no road"), Unauthorized("not yours"), NotSignedIn("no")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectFailed("no road"),
+        Unauthorized("not yours"),
+        NotSignedIn("no"),
+        PeerNotTrusted("another client has begun this session", told=True),
+    ],
+)
 @on_virtual_time
 async def test_a_session_that_works_is_not_ended_by_a_failed_change(error: DoorstepError) -> None:
     async with house() as here:

@@ -88,7 +88,7 @@ class Machine:
         self.knocks: list[tuple[float, tuple[str, ...]]] = []
         self.sessions: list[Session] = []
         self._place = place
-        self._answers, self._comes, self._late, self._refuses = answers, comes, late, refuses
+        self._answers, self.comes, self._late, self.refuses = answers, comes, late, refuses
         self._tasks = TaskOwner()
         self._living: Session | None = None
         self._agents: Channel
@@ -116,13 +116,13 @@ class Machine:
     async def _answer(self, request: ConnectionRequest) -> None:
         if len(self.knocks) < self._answers:
             return
-        comes = "relay" in request.capabilities and self._comes
+        comes = "relay" in request.capabilities and self.comes
         if comes:
             self._tasks.spawn(self._come(request), "come")
         said: dict[str, Any] = {"agent_id": AGENT, "session_id": request.session_id}
         said["capabilities"] = ("relay",) if comes else ()
-        if self._refuses:
-            await self._agents.send(*dump(Refusal(code=self._refuses, message="no", **said)))
+        if self.refuses:
+            await self._agents.send(*dump(Refusal(code=self.refuses, message="no", **said)))
         else:
             await self._agents.send(*dump(ConnectionReady(**said)))
 
@@ -423,5 +423,33 @@ def test_closed_under_a_wire_that_does_not_end_it_is_signed_out_all_the_same() -
         assert world.host.signed_in == 1
         await world.way.close()
         assert world.host.signed_in == 0
+
+    play(story)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["the wire lives", "the wire was lost"])
+def test_a_word_that_anybody_may_have_said_ends_no_session_that_works(lost: bool) -> None:
+    """Refusals are not signed; proofs that fail are seen here."""
+
+    async def story(world: World) -> None:
+        await world.way.open()
+        keeper = Keeper(world.session, lambda _: world.way.open(), DEFAULT_TIMING, lambda: route)
+        route = ("192.0.2.7",)
+        keeper.start()
+        await asyncio.sleep(1)
+        before = len(world.machine.knocks)
+        world.machine.refuses = "not-trusted"
+        world.machine.comes = False
+        await asyncio.sleep(600)
+        assert len(world.machine.knocks) > before  # better ones were tried, and refused
+        route = ("198.51.100.9",)  # and so is the same one anew
+        await asyncio.sleep(600)
+        assert not world.session.closed
+        assert world.session.wires == 1
+        if lost:  # then it is the last word there is
+            await world.place.wires[-1].close("cut")
+            assert "no" in await world.session.wait_closed()
+        await world.session.close()
+        await keeper.ended()
 
     play(story)

@@ -85,8 +85,9 @@ def test_exit_codes_say_whose_fault_it_is() -> None:
             "the agent refused the connection (busy): full",
             {"retry_after": None},
         ),
-        (PeerNotTrusted("no"), "no", {"message": "no", "known": None, "shown": None}),
+        (PeerNotTrusted("no"), "no", {"message": "no", "known": None, "shown": None, "told": False}),
         (PeerNotTrusted("changed", "aa", "bb"), "changed", {"known": "aa", "shown": "bb"}),
+        (PeerNotTrusted("no", told=True), "no", {"told": True}),
         (AgentUnreachable(), "agent offline or not responding", {}),
         (
             RemoteError("not-found", "no such file"),

@@ -94,13 +94,18 @@ class Keeper:
     async def _try(self) -> None:
         try:
             await self._reconnect(self._session)
-        except PeerNotTrusted as error:
-            await self._session.close(str(error))
-        except (LinkError, PeerError) as error:
+        except DoorstepError as error:
+            await self._judge(error)
+
+    async def _judge(self, error: DoorstepError) -> None:
+        if isinstance(error, LinkError | PeerError) and not isinstance(error, PeerNotTrusted):
             logger.info("session %s: not yet reconnected: %s", self._session.id, error)
             await asyncio.sleep(self._timing.retry_pause)
-        except DoorstepError as error:  # signed out, or no longer ours: waiting cures nothing
-            if self._session.state is SessionState.AWAY:
-                await self._session.close(str(error))
-            else:
-                logger.warning("session %s stays where it is: %s", self._session.id, error)
+        elif self._session.state is SessionState.AWAY or _is_fraud(error):  # waiting cures nothing
+            await self._session.close(str(error))
+        else:
+            logger.warning("session %s stays where it is: %s", self._session.id, error)
+
+
+def _is_fraud(error: DoorstepError) -> bool:
+    return isinstance(error, PeerNotTrusted) and not error.told

@@ -241,8 +241,11 @@ class Way:
         return self._trust
 
     def _distrust(self, error: PeerNotTrusted) -> None:
-        """Who is not trusted on one road ends a session that runs on another: which one is the agent?"""
-        if self.session.wires:
+        """Who is not trusted on one road ends a session that runs on another: which one is the agent?
+
+        That we were told not to be trusted says nothing of the session: anybody may have told us.
+        """
+        if self.session.wires and not error.told:
             _log.error("session %s: %s", self.session.id, error)
             self._tasks.spawn(self.session.close(str(error)), "doorstep-distrust")
 

@@ -518,7 +518,7 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
             self._emit(Ignored(message.event, "late"))
             return
         if message.code == PeerNotTrusted.code:
-            error: DoorstepError = PeerNotTrusted(message.message)
+            error: DoorstepError = PeerNotTrusted(message.message, told=True)
         else:
             error = ConnectionRefused(message.code, message.message, message.retry_after)
         self._fail(error, None, now)

@@ -154,14 +154,18 @@ class PeerNotTrusted(PeerError):
     """Who answered is not who was expected, or did not prove it; nothing was exchanged with it.
 
     ``known`` and ``shown`` are the fingerprints of the key that was expected and of the one that came, where
-    there are such.
+    there are such. ``told``: it says so of us, in a ``connection-refused``, which anybody on the channel may
+    have sent; otherwise it was found out here.
     """
 
     code = "not-trusted"
     exit_code = 77
 
-    def __init__(self, message: str, known: str | None = None, shown: str | None = None) -> None:
+    def __init__(
+        self, message: str, known: str | None = None, shown: str | None = None, *, told: bool = False
+    ) -> None:
         super().__init__(message)
+        self.told = told
         self.message = message
         self.known = known
         self.shown = shown
