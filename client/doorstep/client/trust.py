@@ -23,7 +23,11 @@ _log = logging.getLogger("doorstep.client")
 
 
 class Trust:
-    """Gives our messages their proofs and checks those of the agent, before anything of it is used."""
+    """Gives our messages their proofs and checks those of the agent, before anything of it is used.
+
+    What was proved to the session first, a key or none, is believed as long as it lasts, whatever becomes of
+    the pins.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class Trust:
         self._known = known
         self._agent = agent
         self._row: str | None = None
+        self._met: tuple[PublicKey | None, ...] = ()  # the first, once there is one
         self.key = key
         """Our own."""
         self.on_met: Callable[[PublicKey | None], None] = lambda _: None
@@ -87,15 +92,32 @@ class Trust:
     async def met(self, shown: PublicKey | None) -> None:
         """Return if the agent that is meant has proved ``shown``; pin it at the first contact.
 
-        Raises :class:`PeerNotTrusted`.
+        Raises :class:`PeerNotTrusted`, also when another one was met in this session.
         """
         if shown is None:
             await asyncio.to_thread(self._refuse_without_proof)
         else:
             await asyncio.to_thread(self._check, shown)
+        self._refuse_another(shown)  # two roads may have been here at the same time
+        self._met = (shown,)
         self.on_met(shown)
 
+    def _refuse_another(self, shown: PublicKey | None) -> None:
+        if self._met in ((), (shown,)):
+            return
+        (first,) = self._met
+        known, came = (None if key is None else key.fingerprint for key in (first, shown))
+        raise PeerNotTrusted(
+            f"the session began with {_described(known)} of {self._agent.name}, and {_described(came)} came, "
+            "so it was refused: somebody may stand between you and it. If the agent was set up anew, connect "
+            "again",
+            known,
+            came,
+        )
+
     def _check(self, shown: PublicKey) -> None:
+        self._compare(shown)  # a changed key is noted
+        self._refuse_another(shown)
         named = self._named()
         if named is not None and named != shown and self._known.expected(self._agent) is None:
             raise PeerNotTrusted(
@@ -138,6 +160,10 @@ class Trust:
             raise PeerNotTrusted(
                 f"the key that the back end names for {self._agent.name} is none ({error})"
             ) from None
+
+
+def _described(fingerprint: str | None) -> str:
+    return "an answer without a proof" if fingerprint is None else f"the key {fingerprint}"
 
 
 def _own_key(directory: Path) -> PrivateKey:
