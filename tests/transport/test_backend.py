@@ -16,7 +16,8 @@ import pytest_asyncio
 
 from doorstep.protocol.errors import AgentNotFound, InvalidInput, LinkError, NotSignedIn, Unauthorized
 from doorstep.protocol.ids import agent_id, agents_topic, signaling_topic
-from doorstep.testing.hub import HubUser, ThrowAwayHub, throw_away_hub
+from doorstep.protocol.timing import Timing
+from doorstep.testing.hub import CHEAP, HubUser, ThrowAwayHub, throw_away_hub
 from doorstep.transport import credentials
 from doorstep.transport.backend import AgentRecord, Backend
 from doorstep.transport.credentials import Credentials
@@ -198,3 +199,14 @@ async def test_a_cancelled_close_has_closed_all_the_same(hub: Any, quick: Any) -
     assert backend.http.is_closed
     assert backend._refresher is not None
     assert backend._refresher.done()
+
+
+async def test_a_back_end_that_is_busy_is_asked_again(tmp_path: Path) -> None:
+    """Many of one owner's programs start in the same moment; it checks few passwords at a time."""
+    busy = replace(CHEAP, hashes_waiting=2)
+    async with throw_away_hub(tmp_path / "hub", sign_in=busy) as hub:
+        credentials = who(hub, await hub.user())
+        patient = Timing(request=60)
+        found = await asyncio.gather(*(Backend.sign_in(credentials, patient) for _ in range(12)))
+        for backend in found:
+            await backend.close()

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from doorstep.protocol.errors import (
     AgentNotFound,
@@ -94,7 +100,7 @@ class Backend:
         self.url = who.url
         self._key = who.key
         self._timing = timing
-        self._tokens = Tokens(_Issuer(client), who, timing, self._push_token)
+        self._tokens = Tokens(_Issuer(client, timing), who, timing, self._push_token)
         self._shared: RealtimeSignaling | None = None
         self._signalings: list[RealtimeSignaling] = []
         self._refresher: asyncio.Task[None] | None = None
@@ -246,15 +252,30 @@ class Backend:
 class _Issuer:
     """Satisfies ``tokens.Issuer``."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, timing: Timing) -> None:
         self._client = client
+        self._timing = timing
 
     async def by_password(self, email: str, password: str) -> Grant:
+        """A back end that many ask at once says so; it is asked again, for ``Timing.request``."""
         auth = self._client.auth
-        return _grant(await _translated(auth.sign_in_with_password({"email": email, "password": password})))
+        async for attempt in AsyncRetrying(
+            stop=stop_after_delay(self._timing.request),
+            wait=wait_random_exponential(multiplier=0.5, max=4),
+            retry=retry_if_exception_type(_BusyError),
+            reraise=True,
+        ):
+            with attempt:
+                asked = auth.sign_in_with_password({"email": email, "password": password})
+                return _grant(await _translated(asked))
+        raise AssertionError("tenacity ends by a result or an error")
 
     async def by_refresh_token(self, token: str) -> Grant:
         return _grant(await _translated(self._client.auth.refresh_session(token)))
+
+
+class _BusyError(LinkError):
+    """The back end wants to be asked later (429)."""
 
 
 class _NameTakenError(Exception):
@@ -298,7 +319,9 @@ async def _translated(request: Awaitable[T]) -> T:
 
 def _sign_in_error(status: int, message: str) -> DoorstepError:
     if status == 429 or status >= 500:
-        return LinkError(f"the back end cannot sign anybody in just now: {message}")
+        return (_BusyError if status == 429 else LinkError)(
+            f"the back end cannot sign anybody in just now: {message}"
+        )
     return NotSignedIn(f"the sign-in was refused: {message}; run “doorstep login”")
 
 
