@@ -20,6 +20,9 @@ class Way:
 
     def __init__(self, kind: str) -> None:
         self.opener = Opener(kind, self._open)
+        self.clearing: asyncio.Event | None = None
+        """Stopped, it clears away until then."""
+        self.cleared = 0
         self.opened = 0
         self.stopped = 0
         self.ready: asyncio.Queue[LocalWire | DoorstepError] = asyncio.Queue()
@@ -30,6 +33,9 @@ class Way:
             outcome = await self.ready.get()
         except asyncio.CancelledError:
             self.stopped += 1
+            if self.clearing is not None:
+                await self.clearing.wait()
+            self.cleared += 1
             raise
         if isinstance(outcome, DoorstepError):
             raise outcome
@@ -391,3 +397,19 @@ async def test_where_all_are_defects_one_is_told() -> None:
     with pytest.raises(ConnectFailed, match="internal error of the way by relay"):
         await pool.open()
     await pool.close()
+
+
+async def test_one_that_clears_away_is_not_interrupted() -> None:
+    """It was stopped for a better one; the pool is closed before it is through."""
+    two = Two()
+    two.poor.clearing = asyncio.Event()
+    opening = asyncio.create_task(two.pool.open())
+    two.good.ready.put_nowait(local_pair()[0])
+    await soon(opening)
+    await turns()
+    closing = asyncio.create_task(two.pool.close())
+    await turns()
+    assert (two.poor.stopped, two.poor.cleared, closing.done()) == (1, 0, False)
+    two.poor.clearing.set()
+    await soon(closing)
+    assert two.poor.cleared == 1

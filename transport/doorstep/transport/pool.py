@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from doorstep.protocol.errors import ConnectFailed, DoorstepError, WireClosed
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
@@ -23,7 +24,7 @@ __all__ = ["Carry", "Opener", "WirePool"]
 
 _log = logging.getLogger("doorstep.transport")
 
-Carry = Callable[[Wire], Awaitable[None]]
+Carry = Callable[[Wire], Coroutine[Any, Any, None]]
 """Takes the session over to a wire, which it owns from then on; raises when it is not carried."""
 
 
@@ -58,7 +59,7 @@ class WirePool:
         self._is_final = is_final
         self._turn = asyncio.Lock()  # its waiters are served in order
         self._ready: list[int] = []  # ranks of the wires that wait for the turn or have it
-        self._carrying: tuple[int, asyncio.Future[None]] | None = None
+        self._carrying: tuple[int, asyncio.Task[None]] | None = None
         self._overtaken: set[int] = set()
         self._wire: Wire | None = None
         self._rank = len(self._openers)  # of the wire that carries the session
@@ -154,9 +155,7 @@ class WirePool:
 
     def _cancel_from(self, rank: int) -> None:
         """Stop opening wires of this rank and of worse ones, and wait for nothing."""
-        for other, task in self._tasks.items():
-            if other >= rank:
-                task.cancel()
+        _cancel(task for other, task in self._tasks.items() if other >= rank)
 
     def _start(self, rank: int) -> asyncio.Task[None]:
         running = self._tasks.get(rank)
@@ -215,7 +214,7 @@ class WirePool:
 
     async def _greeted(self, rank: int, wire: Wire) -> bool:
         """Carry the session over to it; False when a better one that is ready has put an end to that."""
-        task = asyncio.ensure_future(self._carry(wire))
+        task = asyncio.create_task(self._carry(wire), name=f"doorstep-carry-{wire.kind}")
         task.add_done_callback(_seen)
         self._carrying = rank, task
         try:
@@ -272,11 +271,17 @@ class WirePool:
         return self._wire is not None and self._rank > 0 and not self._closed
 
 
-async def _ended(tasks: Iterable[asyncio.Future[None]]) -> None:
+def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Ask them to end; one that was asked before is at its clean-up and must not be interrupted."""
+    for task in tasks:
+        if not task.cancelling():
+            task.cancel()
+
+
+async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancel tasks and wait for their end."""
     ending = set(tasks)
-    for task in ending:
-        task.cancel()
+    _cancel(ending)
     if ending:
         await asyncio.wait(ending)
 
@@ -285,7 +290,7 @@ def _error_of(task: asyncio.Task[None]) -> BaseException | None:
     return None if task.cancelled() else task.exception()
 
 
-def _seen(task: asyncio.Future[None]) -> None:
+def _seen(task: asyncio.Task[None]) -> None:
     """What fails beside a living wire, or while it is stopped, has been logged; nobody else asks."""
     if not task.cancelled():
         task.exception()
