@@ -115,7 +115,6 @@ class _Coming:
     """Where we wait for the agent by one road, and what it has said to that."""
 
     def __init__(self) -> None:
-        self.costly = False
         self.promised = False
         self.vain: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails when the agent will not come."""
@@ -256,7 +255,6 @@ class Way:
         async with self._connector(carry, timing) as connector:
             try:
                 await connector.connect()
-                self._spare_costs()
             except PeerNotTrusted as error:
                 self._distrust(error)
                 raise
@@ -315,13 +313,11 @@ class Way:
                 if self._coming.get(kind) is coming:
                     del self._coming[kind]
             await carry(wire)
-            self._spare_costs()
             self._tasks.spawn(_hold(wire, stack.pop_all()), f"doorstep-hold-{kind}")
         self._progress.carried(kind)
 
     async def _met(self, road: Road, visit: Visit, coming: _Coming) -> Wire:
         """A wire to the agent that is meant, and no other."""
-        coming.costly = road.costly
         until = self._now() + self._left()
         meeting = asyncio.create_task(
             self._keep_meeting(road, visit, until), name=f"doorstep-meet-{road.kind}"
@@ -375,12 +371,6 @@ class Way:
             async with asyncio.timeout(self._timing.broadcast_after):
                 for kind in self._roads.keys() - {road.kind}:
                     await self.pool.wait_ended(kind)
-
-    def _spare_costs(self) -> None:
-        """There is a wire: those that are only being opened for want of one are not."""
-        for coming in self._coming.values():
-            if coming.costly:
-                coming.give_up("a better wire carries the session")
 
     async def _knock_and_meet(self, kind: str, carry: Carry) -> None:
         """This road only: somebody has to knock."""
