@@ -6,6 +6,7 @@ The library costs most of a second to import, so that happens at sign-in.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -56,6 +57,7 @@ NOW = "now"
 """PostgreSQL reads this as the server's time: an agent's own clock may be wrong."""
 
 T = TypeVar("T")
+_log = logging.getLogger("doorstep.transport")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +260,6 @@ class _Issuer:
 
     async def by_password(self, email: str, password: str) -> Grant:
         """A back end that many ask at once says so; it is asked again, for ``Timing.request``."""
-        auth = self._client.auth
         async for attempt in AsyncRetrying(
             stop=stop_after_delay(self._timing.request),
             wait=wait_random_exponential(multiplier=0.5, max=4),
@@ -266,9 +267,18 @@ class _Issuer:
             reraise=True,
         ):
             with attempt:
-                asked = auth.sign_in_with_password({"email": email, "password": password})
-                return _grant(await _translated(asked))
+                return await self._by_password(email, password)
         raise AssertionError("tenacity ends by a result or an error")
+
+    async def _by_password(self, email: str, password: str) -> Grant:
+        sign_in = self._client.auth.sign_in_with_password
+        try:
+            return _grant(await _translated(sign_in({"email": email, "password": password})))
+        except _BusyError:
+            raise
+        except LinkError as error:  # a connection that was kept is closed in the moment it is used again
+            _log.debug("asked once more: %s", error)
+            return _grant(await _translated(sign_in({"email": email, "password": password})))
 
     async def by_refresh_token(self, token: str) -> Grant:
         return _grant(await _translated(self._client.auth.refresh_session(token)))
