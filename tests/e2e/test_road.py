@@ -19,10 +19,10 @@ def test_a_shell_and_a_flood_on_the_stock_road(
     scale: float,
 ) -> None:
     monkeypatch.setenv("DOORSTEP_SCTP", "stock")
-    start_agent("attic")
+    start_agent("loft")
     sign_in(page, house.link())
-    expect(row(page, "attic").get_by_test_id("agent-state")).to_have_text("online", timeout=40_000 * scale)
-    open_machine(page, "attic")
+    expect(row(page, "loft").get_by_test_id("agent-state")).to_have_text("online", timeout=40_000 * scale)
+    open_machine(page, "loft")
     run(page, "echo $((6*7))", "42")
     enter(page, "seq 20000")
     expect(page.locator(".pane .xterm-rows")).to_contain_text("20000", timeout=60_000 * scale)
