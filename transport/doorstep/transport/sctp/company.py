@@ -18,13 +18,15 @@ _STANDS, _STANDS_ROUNDS = 0.050, 6
 _STARVED = 12.0
 """Seconds of shrinking after which we compete in any case: longer than the drains of others like this one
 are apart, which would have shown them the path. Seconds of growing count twice against them."""
+_LOUD, _LOUD_WEIGHT = 0.025, 3
+"""Seconds of queue that a few of ours do not make, even when they mistake the path: they count so much."""
 _OURS_ROUNDS, _OURS_EVERY = 4, 3.0
 """Rounds of shrinking in vain after which it is shown to others like this one how long the empty path is."""
 _CUT = 0.85
 """Part of the window that shrinking must have left at most for its effect to be seen among others' noise."""
 _FOLLOWS = 0.4
 """Part of the fall that a queue of ours would show, below which it is not ours."""
-_GROWTH, _BACK = 4, 16
+_GROWTH, _BACK = 3, 16
 """Packets per round beside a flow that fills every buffer (rounds are long then, and CUBIC grows by time), or
 this part of the way back to the window of the last overflow."""
 _PATIENCE, _PATIENCE_MOST = 5.0, 20.0
@@ -72,7 +74,7 @@ class Company:
             self._from, self._from_rtt = window, self._rtts.least
         self._rounds += 1
         self._peak = max(self._peak, window)
-        self._count(1, now)
+        self._count(_LOUD_WEIGHT if self._rtts.least - self._rtts.base > _LOUD else 1, now)
         self._before = window
 
     def none(self, now: float) -> None:
