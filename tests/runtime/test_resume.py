@@ -393,6 +393,23 @@ async def test_make_before_break_is_not_noticed() -> None:
 
 
 @on_virtual_time
+async def test_a_writer_that_waits_for_room_goes_on_over_the_new_wire_at_once() -> None:
+    async with session_pair(EchoService()) as pair:
+        stream = await pair.client.open("echo", "sink", lane=Lane.FILE_TRANSFER)
+        for wire in (pair.client_wire, pair.agent_wire):
+            wire.hold()
+        writing = asyncio.create_task(stream.write(bytes(1_000_000)))
+        await turns()
+        start = virtual_loop().time()
+        await another_wire(pair)
+        await writing
+        assert virtual_loop().time() - start <= A_LITTLE  # the old wire is left after two seconds only
+        await stream.finish()
+        assert await stream.read() == b""
+        assert stream.trailer == {"received": 1_000_000}
+
+
+@on_virtual_time
 async def test_both_say_switch_on_the_wire_they_leave() -> None:
     sent: list[Any] = []
     async with session_pair() as pair:
