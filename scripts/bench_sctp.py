@@ -37,7 +37,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 NAMES = {"direct": "ours", "aiortc": "stock aiortc", "stock": "stock, tuned", "node": "libdatachannel",
          "chromium": "Chromium"}  # fmt: skip
-LEVERS = ("segments", "batches", "sacks", "window", "pacing", "delay")
+LEVERS = ("segments", "batches", "clock", "sacks", "window", "pacing", "delay")
 """What plain.py can do without, see there."""
 PAIRS = ("direct:direct", "node:node", "aiortc:aiortc", "direct:chromium", "node:chromium", "aiortc:chromium",
          "chromium:direct", "chromium:node", "chromium:aiortc")  # fmt: skip

@@ -215,9 +215,11 @@ def without(lever: str) -> None:
     from doorstep.transport.sctp import congestion, inbound, pacing
 
     if lever in ("segments", "batches"):
-        udp._LINUX = udp.UdpTransport.segments = False
+        udp._UDP_GRO, udp.UdpTransport.segments = -1, False
     if lever == "batches":
         udp._READS = 1
+    elif lever == "clock":
+        udp._TIMESTAMP = -1
     elif lever == "sacks":
         inbound.SACK_AT_MOST = inbound._OTHERS_SACK = inbound.SACK_EVERY = 1
     elif lever == "window":
