@@ -46,7 +46,7 @@ from doorstep.protocol.ids import SessionId, UserId
 from doorstep.protocol.timing import Timing
 from doorstep.protocol.trust import TranscriptProofs
 from doorstep.runtime import Role, Session
-from doorstep.runtime.tasks import TaskOwner
+from doorstep.runtime.tasks import TaskOwner, uninterrupted
 from doorstep.transport.certificate import warm_up
 from doorstep.transport.pool import Carry, Opener, WirePool
 from doorstep.transport.road import Road
@@ -178,6 +178,8 @@ class Way:
         return [webrtc, *(Opener(kind, partial(self._meet, kind)) for kind in self._roads)]
 
     def _reason(self) -> str:
+        if self.session.wires and self.session.wire.kind == WEBRTC:
+            return ""  # the pool hears of it a moment later
         return "forced" if self._force in self._roads else self.pool.reason
 
     # A whole connect.
@@ -292,7 +294,7 @@ class Way:
                     on_ready=self._agent_ready,
                 )
             finally:
-                await signaling.close()
+                await uninterrupted(signaling.close(), "doorstep-signaling-close")
 
     def _agent_ready(self, capabilities: tuple[str, ...]) -> None:
         for kind, coming in self._coming.items():
@@ -328,7 +330,7 @@ class Way:
             if not meeting.done():
                 coming.vain.result()
         except BaseException:
-            await _undo(meeting)
+            await uninterrupted(_undo(meeting), "doorstep-unmeet")
             raise
         return self._judged(meeting)
 
@@ -380,14 +382,21 @@ class Way:
             await asyncio.wait({meeting, knocking}, return_when=asyncio.FIRST_COMPLETED)
             await (meeting if meeting.done() else knocking)
         finally:
-            for task in (meeting, knocking):
-                task.cancel()
-            await asyncio.wait({meeting, knocking})
+            await uninterrupted(_stopped(meeting, knocking), "doorstep-only-end")
 
     async def _knock(self, carry: Carry) -> None:
         timing = replace(self._timing, total=self._left())
         async with self._connector(carry, timing, offers=False) as connector:
             await connector.connect()
+
+
+async def _stopped(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # that of the one that ended first is told
 
 
 async def _undo(meeting: asyncio.Task[Wire]) -> None:
