@@ -70,7 +70,7 @@ from doorstep.protocol.signaling import (
 )
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime import Role, Session
-from doorstep.runtime.tasks import TaskOwner
+from doorstep.runtime.tasks import TaskOwner, uninterrupted
 from doorstep.transport.pool import Carry
 
 if TYPE_CHECKING:
@@ -412,6 +412,9 @@ class Connector:
         """Leave what was joined for signaling and end every task, within ``Timing.shutdown``."""
         if self._timer is not None:
             self._timer.cancel()
+        await uninterrupted(self._clear_away(), "doorstep-connect-release")
+
+    async def _clear_away(self) -> None:
         self._steps.cancel()
         await self._steps.ended(self._timing.shutdown)
         for topic in (self._channel, self._agents):

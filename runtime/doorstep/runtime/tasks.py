@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-__all__ = ["TaskOwner"]
+__all__ = ["TaskOwner", "uninterrupted"]
 
 logger = logging.getLogger("doorstep.runtime")
 
@@ -46,3 +46,13 @@ class TaskOwner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("task %s failed", task.get_name(), exc_info=error)
+
+
+async def uninterrupted(work: Coroutine[Any, Any, None], name: str) -> None:
+    """Clear away: a cancellation of the caller takes effect when ``work``, which must be bounded, is done."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

@@ -75,6 +75,11 @@ class Place:
                 await asyncio.wait({seat.other})
         except TimeoutError:
             raise DeadlineExceeded("relay_wait", self._timing.relay_wait) from None
+        except asyncio.CancelledError:
+            if seat.other.done():
+                seat.other.result().words.put_nowait(None)
+                await seat.wire.close("gone")
+            raise
         finally:
             if self._waiting.get(here) is seat:
                 del self._waiting[here]
