@@ -18,6 +18,7 @@ from doorstep.protocol.errors import (
     LinkError,
     MalformedMessage,
     NotAllowed,
+    NotCarried,
     PeerError,
     PeerNotTrusted,
     ProtocolError,
@@ -117,3 +118,9 @@ def test_an_error_is_a_sentence_with_data(
 def test_the_three_faults_are_three_branches() -> None:
     branches = [subclasses(branch) for branch in (UsageError, PeerError, LinkError)]
     assert sum(map(len, branches)) == len(set().union(*branches)) == len(subclasses(DoorstepError)) - 1
+
+
+def test_a_lane_that_is_not_carried_is_named_with_its_wire() -> None:
+    error = NotCarried("file-transfer", "broadcast")
+    assert (error.lane, error.wire) == ("file-transfer", "broadcast")
+    assert "file-transfer does not go over broadcast" in str(error)
