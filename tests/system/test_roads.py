@@ -7,11 +7,10 @@ import contextlib
 import os
 import time
 from hashlib import sha256
-from typing import Any
 
 import pytest
 
-from doorstep.client import Agent, connect
+from doorstep.client import Agent, Terminal, connect
 from doorstep.testing.stack import Stack
 from doorstep.transport.sctp.road import choose_road
 
@@ -61,7 +60,7 @@ async def test_all_that_makes_traffic(
         assert agent.stats()["wires"] == 2
 
 
-async def drained(terminal: Any) -> None:
+async def drained(terminal: Terminal) -> None:
     async for _ in terminal:
         pass
 
@@ -74,7 +73,7 @@ async def test_a_busy_loop_costs_throughput_never_the_association(running: Stack
         connect("box", credentials=user.credentials, force="direct") as agent,
         contextlib.AsyncExitStack() as shells,
     ):
-        flooding = []
+        flooding: list[asyncio.Task[None]] = []
         for _ in range(3):
             terminal = await shells.enter_async_context(agent.terminal(80, 24))
             await terminal.write(b"yes flood\n")
