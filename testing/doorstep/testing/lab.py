@@ -40,6 +40,8 @@ _HUB, _TURN = 10, 20
 _FIRST = 100
 """Host number of the first site's box."""
 _ROUTING = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+_MANY = "events_per_second=10000"
+"""A matrix is one user who connects dozens of machines within seconds; each hears what is said to all."""
 _QUICK = {
     "DOORSTEP_TIMING_SIGNALING_LINGER": "5",
     "DOORSTEP_TIMING_RECONNECT_FIRST": "0.1",
@@ -107,7 +109,7 @@ class Lab:
         await self._plug(turn, _TURN, _addresses(_TURN))
         self.hub = self._program(
             "hub",
-            ("hub", "--host", "::", "--port", "443", *self._state("back-end")),
+            ("hub", "--host", "::", "--port", "443", "--limits", _MANY, *self._state("back-end")),
             (*inside(self.net), *DOORSTEP),
         )
         self.turn = self._turn(turn)
