@@ -357,6 +357,9 @@ class Connector:
         serial: int,
         ready: dict[str, str] | None = None,
     ) -> None:
+        if isinstance(message, ConnectionRequest):
+            message = self._knock(message)
+
         async def sending() -> None:
             try:
                 await topic.send(*dump(await self._proved(message, ready)))
@@ -373,12 +376,13 @@ class Connector:
 
         self._steps.spawn(sending(), f"doorstep-send-{message.event}-{serial}")
 
+    def _knock(self, message: ConnectionRequest) -> ConnectionRequest:
+        """Begin: from now on a ready for an earlier knock is late, not only from when this one is sent."""
+        message = msgspec.structs.replace(message, capabilities=self._capabilities())
+        return message if self._trust is None else self._trust.request(message)
+
     async def _proved(self, message: Message, ready: dict[str, str] | None) -> Message:
-        """Return the message with our proof; ``ready`` is the proof of what an offer reacts to."""
-        if isinstance(message, ConnectionRequest):
-            message = msgspec.structs.replace(message, capabilities=self._capabilities())
-        if self._trust is not None and isinstance(message, ConnectionRequest):
-            return self._trust.request(message)
+        """Return an offer with our proof; ``ready`` is the proof of what it reacts to."""
         if self._trust is not None and isinstance(message, Offer):
             return await self._trust.offer(message, ready)
         return message
