@@ -39,7 +39,10 @@ export class WirePool {
     private readonly timing: Pick<Timing, "improveFirst" | "improveCap">;
     private readonly running = new Map<number, Running>();
     private readonly errors = new Map<number, Error>();
+    /** Of the wire that carries the session. */
     private rank: number;
+    /** A wire of this rank or a worse one is of no use. */
+    private toBeat: number;
     private turn: Promise<unknown> = Promise.resolve();
     private closed = false;
     private pause: number;
@@ -55,7 +58,7 @@ export class WirePool {
         this.openers = openers;
         this.carry = carry;
         this.timing = timing;
-        this.rank = openers.length;
+        this.rank = this.toBeat = openers.length;
         this.pause = timing.improveFirst;
         if (present) this.hold(present);
     }
@@ -70,20 +73,20 @@ export class WirePool {
 
     /**
      * Open anew by every way; resolves when one of the new wires carries the session, while the better ones go on by
-     * themselves. Until then the present wire, if there is one, carries it. Rejects with the error of the most preferred
-     * opener when none had success, or that of one that was shown a wrong key.
+     * themselves. Until then the present wire, if there is one, carries it, and goes on as if nothing had been asked when
+     * this rejects: with the error of the most preferred opener when none had success, or that of one that was shown a
+     * wrong key.
      */
     async open(): Promise<void> {
         if (this.closed) throw new ConnectFailed("the pool is closed");
         await this.stop();
         if (this.closed) throw new ConnectFailed("the pool is closed");
-        const [last, rank] = [this.wire.value, this.rank];
-        this.rank = this.openers.length;
+        this.toBeat = this.openers.length;
         this.pause = this.timing.improveFirst;
         try {
             await first(this.openers.map((_, each) => this.start(each)));
         } catch (error) {
-            if (last && this.wire.value === last) this.rank = rank;
+            if (this.wire.value) this.toBeat = this.rank;
             throw error;
         }
     }
@@ -137,7 +140,7 @@ export class WirePool {
     /** Carry the session over to `wire` unless what carries it now is as good. */
     private take(rank: number, wire: Wire, signal: AbortSignal): Promise<void> {
         const taken = this.turn.then(async () => {
-            if (signal.aborted || (rank >= this.rank && this.wire.value)) {
+            if (signal.aborted || rank >= this.toBeat) {
                 wire.close(BETTER);
                 throw new WireClosed(BETTER);
             }
@@ -148,7 +151,7 @@ export class WirePool {
             } finally {
                 signal.removeEventListener("abort", unwanted);
             }
-            this.rank = rank;
+            this.rank = this.toBeat = rank;
             this.hold(wire);
             for (const [other, { stop }] of this.running) if (other > rank) stop.abort();
         });
@@ -159,7 +162,9 @@ export class WirePool {
     private hold(wire: Wire): void {
         this.wire.set(wire);
         void wire.closed.then(() => {
-            if (this.wire.value === wire) this.wire.set(null);
+            if (this.wire.value !== wire) return;
+            this.rank = this.toBeat = this.openers.length;
+            this.wire.set(null);
         });
     }
 

@@ -69,6 +69,17 @@ afterEach(async () => {
 
 const settle = () => vi.advanceTimersByTimeAsync(0);
 
+/** Two who ask at once for another wire, and get none. */
+async function inVain(during: string, after: string): Promise<void> {
+    const living = pool.wire.value;
+    const both = Promise.allSettled([pool.open(), pool.open()]);
+    await settle();
+    expect(pool.reason).toBe(during);
+    for (const way of [best, good, bad]) way.broken();
+    expect((await both).map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+    expect([pool.wire.value, pool.reason]).toEqual([living, after]);
+}
+
 describe("wire pool", () => {
     it("the first ready carries, better ones take over, the rest is called off", async () => {
         const opened = pool.open();
@@ -175,6 +186,25 @@ describe("wire pool", () => {
         const other = await bad.ready();
         await third;
         expect(pool.wire.value).toBe(other);
+    });
+
+    it("anew, twice, in vain: the wire goes on as it was, and better ones are looked for", async () => {
+        const opened = pool.open();
+        await settle();
+        const first = await best.ready();
+        await opened;
+        await inVain("", "");
+        first.close("gone");
+        await settle();
+        const other = pool.open();
+        await settle();
+        await good.ready();
+        await other;
+        await inVain("best is being tried", "best: best is broken");
+        expect(vi.getTimerCount()).toBe(1);
+        const tries = best.tries;
+        await vi.advanceTimersByTimeAsync(60_000);
+        expect(best.tries).toBe(tries + 1);
     });
 
     it("a wire that is gone is none; a new start ends what was under way", async () => {
