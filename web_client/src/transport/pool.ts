@@ -2,14 +2,16 @@
 //
 // A way of making wires is an `Opener`; the pool runs all of them at once and knows nothing of what they do. The first wire
 // that is ready carries the session; one of a more preferred kind takes over when it comes, by make-before-break, which is
-// the session's business; one of a less preferred kind is not needed and closed. Mirrors transport/pool.py.
+// the session's business; one of a less preferred kind is not needed and closed. One that is ready waits for no worse one
+// that is still being greeted: that is given up, and tried again if the better one comes to nothing. Mirrors
+// transport/pool.py.
 
 import { ConnectFailed, PeerNotTrusted, WireClosed } from "../protocol/errors.ts";
 import type { Timing } from "../protocol/timing.ts";
 import { Observable } from "../runtime/observable.ts";
 import type { Wire } from "./wire.ts";
 
-/** Takes the session over to a wire, which it owns from then on; rejects when it is not carried. */
+/** Takes the session over to a wire, which it owns from then on; rejects when it is not carried, soon if it is closed. */
 export type Carry = (wire: Wire) => Promise<void>;
 
 /** One way to a wire. */
@@ -27,6 +29,13 @@ interface Running {
     readonly stop: AbortController;
 }
 
+interface Greeting {
+    readonly rank: number;
+    readonly wire: Wire;
+}
+
+const UNWANTED = "no longer wanted";
+const READY = "a better wire is ready";
 const BETTER = "a better wire carries the session";
 
 /** Opens wires for one session; `openers` in order of preference, `carry` is the session's. */
@@ -44,6 +53,10 @@ export class WirePool {
     /** A wire of this rank or a worse one is of no use. */
     private toBeat: number;
     private turn: Promise<unknown> = Promise.resolve();
+    /** The ranks of the wires that wait for their turn or have it. */
+    private readonly ready = new Map<Wire, number>();
+    private greeting: Greeting | null = null;
+    private readonly overtaken = new Set<number>();
     private closed = false;
     private pause: number;
     private timer: ReturnType<typeof setTimeout> | undefined;
@@ -124,39 +137,65 @@ export class WirePool {
     }
 
     private async run(rank: number, signal: AbortSignal): Promise<void> {
-        const opener = this.openers[rank];
-        this.errors.delete(rank);
-        try {
-            await opener?.open((wire) => this.take(rank, wire, signal), signal);
-        } catch (error) {
-            if (!signal.aborted) {
-                console.debug(`no wire by ${opener?.kind}:`, (error as Error).message);
-                this.errors.set(rank, error as Error);
+        for (;;) {
+            this.overtaken.delete(rank);
+            this.errors.delete(rank);
+            try {
+                await this.openers[rank]?.open((wire) => this.take(rank, wire, signal), signal);
+                return;
+            } catch (error) {
+                if (signal.aborted || !this.overtaken.has(rank)) throw this.failed(rank, error, signal);
             }
-            throw error;
+            await this.turn; // it is decided what came of the better one
+            if (signal.aborted) throw new WireClosed(BETTER);
         }
     }
 
-    /** Carry the session over to `wire` unless what carries it now is as good. */
-    private take(rank: number, wire: Wire, signal: AbortSignal): Promise<void> {
-        const taken = this.turn.then(async () => {
-            if (signal.aborted || rank >= this.toBeat) {
-                wire.close(BETTER);
-                throw new WireClosed(BETTER);
-            }
-            const unwanted = () => wire.close("no longer wanted");
-            signal.addEventListener("abort", unwanted, { once: true });
-            try {
-                await this.carry(wire);
-            } finally {
-                signal.removeEventListener("abort", unwanted);
-            }
-            this.rank = this.toBeat = rank;
-            this.hold(wire);
-            for (const [other, { stop }] of this.running) if (other > rank) stop.abort();
-        });
+    private failed(rank: number, error: unknown, signal: AbortSignal): Error {
+        if (!signal.aborted) {
+            console.debug(`no wire by ${this.openers[rank]?.kind}:`, (error as Error).message);
+            this.errors.set(rank, error as Error);
+        }
+        return error as Error;
+    }
+
+    /** Carry the session over to `wire` unless what carries it now is as good; what is not carried is closed. */
+    private async take(rank: number, wire: Wire, signal: AbortSignal): Promise<void> {
+        const unwanted = () => wire.close(UNWANTED);
+        signal.addEventListener("abort", unwanted, { once: true });
+        this.ready.set(wire, rank);
+        if (this.greeting && rank < this.greeting.rank) {
+            this.overtaken.add(this.greeting.rank);
+            this.greeting.wire.close(READY);
+        }
+        const taken = this.turn.then(() => this.greet(rank, wire, signal));
         this.turn = taken.catch(() => undefined);
-        return taken;
+        try {
+            await taken;
+        } catch (error) {
+            wire.close((error as Error).message);
+            throw error;
+        } finally {
+            signal.removeEventListener("abort", unwanted);
+        }
+    }
+
+    private async greet(rank: number, wire: Wire, signal: AbortSignal): Promise<void> {
+        try {
+            if (signal.aborted || rank >= this.toBeat) throw new WireClosed(BETTER);
+            if (rank > Math.min(...this.ready.values())) {
+                this.overtaken.add(rank);
+                throw new WireClosed(READY);
+            }
+            this.greeting = { rank, wire };
+            await this.carry(wire);
+        } finally {
+            this.greeting = null;
+            this.ready.delete(wire);
+        }
+        this.rank = this.toBeat = rank;
+        this.hold(wire);
+        for (const [other, { stop }] of this.running) if (other > rank) stop.abort();
     }
 
     private hold(wire: Wire): void {

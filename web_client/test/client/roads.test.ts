@@ -178,6 +178,23 @@ describe("roads", () => {
         await vi.waitFor(() => expect([bench.meetings, bench.ended]).toEqual([1, 1]), 20_000);
     });
 
+    it("a relay that pairs and goes silent holds WebRTC not up", async () => {
+        let relayed: Wire | undefined;
+        bench.relay = async () => {
+            [relayed] = wirePair();
+            return relayed;
+        };
+        bench.webrtc = async () => {
+            await vi.waitFor(() => expect(relayed).toBeDefined(), 20_000);
+            return met("webrtc");
+        };
+        const since = performance.now();
+        bench.connection.connect();
+        await bench.on("webrtc");
+        expect((performance.now() - since) / 1000).toBeLessThan(DEFAULT_TIMING.ice / 2);
+        await expect(relayed?.closed).resolves.toContain("better wire");
+    });
+
     it("WebRTC finds no path: the session stays on the relay, later knocks do not ask the agent there", async () => {
         bench.webrtc = broken(new ConnectFailed("no path"));
         bench.connection.connect();

@@ -3,6 +3,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ConnectFailed, PeerNotTrusted, WireClosed } from "../../src/protocol/errors.ts";
 import { type Carry, type Opener, WirePool } from "../../src/transport/pool.ts";
+import type { Wire } from "../../src/transport/wire.ts";
 import { MemoryWire } from "../runtime/memory_wire.ts";
 
 /** A way whose success and failure the test decides. */
@@ -205,6 +206,90 @@ describe("wire pool", () => {
         const tries = best.tries;
         await vi.advanceTimersByTimeAsync(60_000);
         expect(best.tries).toBe(tries + 1);
+    });
+
+    describe("a greeting that is not answered", () => {
+        /** Wires of which the carrying waits for the test, or for their end. */
+        const greeted = new Map<Wire, () => void>();
+        let slow: WirePool;
+
+        beforeEach(() => {
+            greeted.clear();
+            const carry = (wire: Wire) =>
+                new Promise<void>((resolve, reject) => {
+                    greeted.set(wire, resolve);
+                    void wire.closed.then((reason) => reject(new WireClosed(reason)));
+                });
+            slow = new WirePool([best, good, bad], carry, TIMING);
+        });
+
+        afterEach(() => slow.close());
+
+        it("holds no better wire up, and is tried again when that comes to nothing", async () => {
+            const opened = slow.open();
+            await settle();
+            void good.ready();
+            await settle();
+            const [silent] = [...greeted.keys()];
+            void bad.ready(); // a worse one waits
+            void best.ready();
+            await settle();
+            await expect(silent?.closed).resolves.toContain("better wire is ready");
+            expect([greeted.size, good.tries, bad.tries]).toEqual([2, 1, 1]);
+            [...greeted.keys()][1]?.close("it came to nothing");
+            await settle();
+            expect([best.tries, good.tries, bad.tries]).toEqual([1, 2, 2]);
+            expect([best.aborted, good.aborted, bad.aborted]).toEqual([0, 0, 0]);
+            void good.ready();
+            await settle();
+            [...greeted.values()][2]?.();
+            await opened;
+            expect(slow.wire.value).toBe([...greeted.keys()][2]);
+            expect([slow.reason, bad.aborted > 0]).toEqual(["best: it came to nothing", true]);
+        });
+
+        it("is not tried again when the better wire carries the session", async () => {
+            const opened = slow.open();
+            await settle();
+            void good.ready();
+            await settle();
+            void best.ready();
+            await settle();
+            const [, wire] = [...greeted.keys()];
+            greeted.get(wire as Wire)?.();
+            await opened;
+            expect(slow.wire.value).toBe(wire);
+            await settle();
+            expect([good.tries, bad.aborted, vi.getTimerCount()]).toEqual([1, 1, 0]);
+        });
+
+        it("leaves no wire open whose turn does not come", async () => {
+            const opened = slow.open();
+            opened.catch(() => undefined);
+            await settle();
+            void best.ready();
+            await settle();
+            const waiting = good.ready();
+            await settle();
+            await slow.close();
+            for (const wire of [...greeted.keys(), await waiting])
+                await expect(wire.closed).resolves.toBe("no longer wanted");
+            expect(greeted.size).toBe(1);
+        });
+    });
+
+    it("a wire that cannot be carried is closed", async () => {
+        const refusing = new WirePool(
+            [best],
+            async () => {
+                throw new WireClosed("refused");
+            },
+            TIMING,
+        );
+        const opened = refusing.open();
+        await settle();
+        const [wire] = await Promise.all([best.ready(), expect(opened).rejects.toThrow("refused")]);
+        await expect(wire.closed).resolves.toBe("refused");
     });
 
     it("a wire that is gone is none; a new start ends what was under way", async () => {
