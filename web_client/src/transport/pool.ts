@@ -6,7 +6,7 @@
 // that is still being greeted: that is given up, and tried again if the better one comes to nothing. Mirrors
 // transport/pool.py.
 
-import { ConnectFailed, PeerNotTrusted, WireClosed } from "../protocol/errors.ts";
+import { ConnectFailed, DoorstepError, PeerNotTrusted, WireClosed } from "../protocol/errors.ts";
 import type { Timing } from "../protocol/timing.ts";
 import { Observable } from "../runtime/observable.ts";
 import type { Wire } from "./wire.ts";
@@ -47,7 +47,7 @@ export class WirePool {
     private readonly carry: Carry;
     private readonly timing: Pick<Timing, "improveFirst" | "improveCap">;
     private readonly running = new Map<number, Running>();
-    private readonly errors = new Map<number, Error>();
+    private readonly errors = new Map<number, DoorstepError>();
     /** Of the wire that carries the session. */
     private rank: number;
     /** A wire of this rank or a worse one is of no use. */
@@ -151,12 +151,18 @@ export class WirePool {
         }
     }
 
-    private failed(rank: number, error: unknown, signal: AbortSignal): Error {
-        if (!signal.aborted) {
-            console.debug(`no wire by ${this.openers[rank]?.kind}:`, (error as Error).message);
-            this.errors.set(rank, error as Error);
-        }
-        return error as Error;
+    /** A defect of one opener is its failure, and no other's. */
+    private failed(rank: number, thrown: unknown, signal: AbortSignal): DoorstepError {
+        const kind = this.openers[rank]?.kind;
+        const known = thrown instanceof DoorstepError;
+        const error = known
+            ? thrown
+            : new ConnectFailed(`internal error of the way by ${kind}: ${String(thrown)}`);
+        if (signal.aborted) return error;
+        if (known) console.debug(`no wire by ${kind}:`, error.message);
+        else console.error(`the way by ${kind} has a defect:`, thrown);
+        this.errors.set(rank, error);
+        return error;
     }
 
     /** Carry the session over to `wire` unless what carries it now is as good; what is not carried is closed. */

@@ -292,6 +292,23 @@ describe("wire pool", () => {
         await expect(wire.closed).resolves.toBe("refused");
     });
 
+    it("a defect of one way is logged and is the failure of this one", async () => {
+        const logged = vi.spyOn(console, "error").mockImplementation(() => undefined);
+        const defect = new TypeError("x is undefined");
+        const opened = pool.open();
+        opened.catch(() => undefined);
+        await settle();
+        best.broken(defect);
+        await settle();
+        expect(logged).toHaveBeenCalledWith("the way by best has a defect:", defect);
+        logged.mockRestore();
+        good.broken();
+        bad.broken();
+        const error = await opened.catch((one: unknown) => one);
+        expect(error).toBeInstanceOf(ConnectFailed);
+        expect((error as Error).message).toMatch(/internal error of the way by best.*x is undefined/);
+    });
+
     it("a wire that is gone is none; a new start ends what was under way", async () => {
         const opened = pool.open();
         await settle();
