@@ -221,10 +221,13 @@ export class Connection {
         } else this.connect();
     }
 
-    /** Who is not trusted on one road ends a session that runs on another: which one is the agent? */
+    /**
+     * Who is not trusted on one road ends a session that runs on another: which one is the agent? That we were told not to be
+     * trusted says nothing of the session: anybody may have told us.
+     */
     private distrust(error: PeerNotTrusted): void {
         const session = this.session.value;
-        if (!session) return;
+        if (!session || error.told) return;
         this.forget();
         session.close(error.message);
         this.failed(error);

@@ -6,6 +6,7 @@ import {
     ConnectionRefused,
     DeadlineExceeded,
     DoorstepError,
+    PeerNotTrusted,
     SessionClosed,
     SignalingLost,
     WireClosed,
@@ -99,7 +100,7 @@ export class Keeper {
         } catch (error) {
             if (this.over) return;
             if (!CURABLE.some((kind) => error instanceof kind)) {
-                this.give(error);
+                this.judge(error);
                 return;
             }
             console.info("not yet reconnected:", (error as Error).message);
@@ -108,6 +109,13 @@ export class Keeper {
         } finally {
             this.busy = false;
         }
+    }
+
+    /** A session that works goes on, unless somebody was found out. */
+    private judge(error: unknown): void {
+        const fraud = error instanceof PeerNotTrusted && !error.told;
+        if (fraud || this.session.state.value === "away") this.give(error);
+        else console.warn("the session stays where it is:", (error as Error).message);
     }
 
     /** Signed out, no longer ours, not trusted: waiting cures nothing. */

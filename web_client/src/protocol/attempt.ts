@@ -499,7 +499,7 @@ export class Attempt {
         if (!this.trying || !this.requestOut) return this.ignore(message.event, "late");
         const error =
             message.code === "not-trusted"
-                ? new PeerNotTrusted(message.message)
+                ? new PeerNotTrusted(message.message, undefined, undefined, true)
                 : new ConnectionRefused(message.code, message.message, message.retryAfter);
         this.fail(error, null, now);
     }

@@ -59,11 +59,14 @@ export class AgentUnreachable extends DoorstepError {
 export class PeerNotTrusted extends DoorstepError {
     readonly known: string | undefined;
     readonly shown: string | undefined;
+    /** It says so of us, in a `connection-refused`, which anybody on the channel may have sent; else it was found out here. */
+    readonly told: boolean;
 
-    constructor(message: string, known?: string, shown?: string) {
+    constructor(message: string, known?: string, shown?: string, told = false) {
         super("not-trusted", message);
         this.known = known;
         this.shown = shown;
+        this.told = told;
     }
 }
 

@@ -149,6 +149,25 @@ describe("a session whose wire is doubtful", () => {
         bench.keeper.stop();
     });
 
+    it.each([
+        ["what anybody may have said", new PeerNotTrusted("no", undefined, undefined, true), false],
+        ["a lost permission", new Unauthorized("no longer yours"), false],
+        ["a proof that failed here", new PeerNotTrusted("another key"), true],
+    ])("%s ends it or not, if it works", async (_, error, ends) => {
+        const warned = vi.spyOn(console, "warn").mockImplementation(() => undefined);
+        const [bench] = await Bench.begun();
+        bench.errors = [error];
+        bench.keeper.hurry("awake again");
+        vi.advanceTimersByTime(1_000);
+        await turns();
+        expect([bench.tries, bench.session.state.value]).toEqual([1, ends ? "closed" : "open"]);
+        expect(bench.keeper.fatal).toBe(ends ? error : null);
+        expect(warned).toHaveBeenCalledTimes(ends ? 0 : 1);
+        warned.mockRestore();
+        bench.session.close();
+        bench.keeper.stop();
+    });
+
     it("hurries what is under way", async () => {
         const [bench, wire] = await Bench.begun();
         let done: () => void = () => undefined;

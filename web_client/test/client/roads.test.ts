@@ -46,6 +46,8 @@ class Bench {
     /** What comes of the peer connection and of the meeting. */
     webrtc: () => Promise<Wire> = async () => met("webrtc");
     relay: () => Promise<Wire> = async () => met("relay");
+    /** Say no to the last knock, as anybody on the channel can. */
+    refuse: (code: string) => void = () => undefined;
     private listener: (event: string, payload: unknown) => void = () => undefined;
 
     private readonly road: Road = {
@@ -96,6 +98,8 @@ class Bench {
 
     private knocked({ sessionId, capabilities = [], offer }: Record<string, unknown>): void {
         const asked = capabilities as string[];
+        this.refuse = (code) =>
+            this.listener("connection-refused", { agentId: AGENT, sessionId, code, message: "no" });
         this.knocks.push(asked);
         const no = { agentId: AGENT, sessionId, message: "no" };
         if (this.answers === "refused") this.listener("connection-refused", { ...no, code: "busy" });
@@ -294,6 +298,18 @@ describe("roads", () => {
         await vi.waitFor(() => expect(other.meetings).toBe(1), 20_000);
         meet(new PeerNotTrusted("mallory"));
         await other.failed(PeerNotTrusted);
+    });
+
+    it("a refusal, which nobody has signed, ends no session that works", async () => {
+        bench.webrtc = never;
+        bench.connection.connect();
+        await bench.on("relay");
+        const session = bench.connection.session.value;
+        await vi.waitFor(() => expect(bench.states).toContain("connecting"), 20_000);
+        bench.refuse("not-trusted");
+        await vi.waitFor(() => expect(bench.connection.relayReason).toBe("webrtc: no"), 20_000);
+        expect(bench.connection.session.value).toBe(session);
+        expect([session?.state.value, bench.connection.error.value]).toEqual(["open", null]);
     });
 
     it("forced: only that road, and the knock without an offer", async () => {
