@@ -146,7 +146,8 @@ async def test_who_is_waited_for_counts() -> None:
 
 
 async def test_who_is_waited_for_may_knock_again_at_a_full_agent() -> None:
-    async with by_relay(limit=1) as (here, place), client(here, SESSION) as caller:
+    timing = Timing(total=0.5, reconnect_first=0.05)
+    async with by_relay(timing, limit=1) as (here, place), client(here, SESSION) as caller:
         await knock(caller, "relay")
         await caller.hear("connection-ready")
         await until(lambda: here.agent._door._callers == {})  # its peer connection came to nothing
