@@ -78,6 +78,8 @@ export class Connector {
     /** The try whose request is out, and the knock before it: one proof follows the other. */
     private requested = 0;
     private early: Promise<void> = Promise.resolve();
+    /** Settled when the request that is decided on has its nonce; until then a ready for the knock before it is not known as such. */
+    private signing: Promise<unknown> = Promise.resolve();
     /** The last of the messages whose turn has not come. */
     private checking: Promise<void> | null = null;
     private channel: Channel | null = null;
@@ -137,26 +139,34 @@ export class Connector {
             console.warn("signaling message dropped:", error.message);
             return;
         }
-        const late =
-            message.event === "connection-ready" && message.answer === undefined
-                ? this.trust?.isLate(message.proof)
-                : undefined;
-        if (late || this.checking) this.inTurn(message, late);
+        const mayBeLate = message.event === "connection-ready" && message.answer === undefined;
+        if ((mayBeLate && this.trust) || this.checking) this.inTurn(message);
         else this.dispatch(message);
     }
 
     /** A check takes a while; what came after it waits for it. */
-    private inTurn(message: Message, late: Promise<boolean> | undefined): void {
-        const taken = (this.checking ?? Promise.resolve()).then(async () => {
-            if (await late) console.info("a ready for an earlier knock is ignored");
-            else this.dispatch(message);
-        });
+    private inTurn(message: Message): void {
+        const taken = (this.checking ?? Promise.resolve()).then(() => this.check(message));
         this.checking = taken;
         taken
             .catch((error: Error) => console.error("a message could not be handled", error))
             .finally(() => {
                 if (this.checking === taken) this.checking = null;
             });
+    }
+
+    /** A ready for an earlier knock than the last that is decided on is late, also if that is decided on meanwhile. */
+    private async check(message: Message): Promise<void> {
+        if (message.event === "connection-ready" && message.answer === undefined)
+            for (let last: Promise<unknown> | undefined; last !== this.signing; ) {
+                last = this.signing;
+                await last;
+                if (await this.trust?.isLate(message.proof)) {
+                    console.info("a ready for an earlier knock is ignored");
+                    return;
+                }
+            }
+        this.dispatch(message);
     }
 
     private dispatch(event: AttemptEvent): void {
@@ -241,6 +251,7 @@ export class Connector {
                 const message = { ...effect.message, ...(capabilities.length > 0 && { capabilities }) };
                 this.requested = effect.serial;
                 const proof = this.trust && this.early.then(() => this.trust?.request(message) ?? message);
+                this.signing = proof?.catch(() => undefined) ?? this.signing; // told by the caller's promise
                 const sent = this.proved(message, proof, (proved) =>
                     this.options.agents.send(...dump(proved)),
                 );

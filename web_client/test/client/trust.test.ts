@@ -2,6 +2,7 @@
 
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { Connection } from "../../src/client/connection.ts";
+import { Connector } from "../../src/client/connector.ts";
 import { KnownAgents } from "../../src/client/known.ts";
 import { type Introduced, Trust } from "../../src/client/trust.ts";
 import { PeerNotTrusted } from "../../src/protocol/errors.ts";
@@ -19,6 +20,7 @@ import {
 import type { ConnectionRequest, ProofFields } from "../../src/protocol/signaling.ts";
 import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
 import { seeded } from "../keys.ts";
+import { MemoryWire } from "../runtime/memory_wire.ts";
 
 const AGENT = "00000000-0000-4000-8000-000000000001";
 const utf8 = new TextEncoder();
@@ -59,11 +61,11 @@ const REQUEST: ConnectionRequest = {
     offer: OFFER,
 };
 
-/** The proof of whoever says to be the agent, over an answer to this request. */
+/** The proof of whoever says to be the agent, over an answer to this request, or over none yet. */
 async function proof(
     by: Signer,
     request: ConnectionRequest,
-    answer = ANSWER,
+    answer: string | null = ANSWER,
     session = "session-1",
 ): Promise<ProofFields> {
     const nonce: Bytes = new Uint8Array(16).fill(7);
@@ -73,8 +75,8 @@ async function proof(
         AGENT,
         parseProof(request.proof ?? {}).nonce,
         nonce,
-        fingerprints(answer).join("\n"),
-        fingerprints(OFFER).join("\n"),
+        answer === null ? "" : fingerprints(answer).join("\n"),
+        answer === null ? "" : fingerprints(OFFER).join("\n"),
     ].map((part) => (typeof part === "string" ? utf8.encode(part) : part));
     return makeProof(by, nonce, statement("dtls", ...parts));
 }
@@ -213,6 +215,68 @@ describe("a connection that is lied to", () => {
             connection.close();
         },
     );
+});
+
+describe("two knocks soon after each other, without an offer and with it", () => {
+    it("a ready for the first that comes while the second is being signed is late, not forged", async () => {
+        vi.spyOn(console, "info").mockImplementation(() => undefined);
+        const applied = vi.fn();
+        let listener: (event: string, payload: unknown) => void = () => undefined;
+        let offered: (sdp: string) => void = () => undefined;
+        let late: object | null = null;
+        const about = { agentId: AGENT, sessionId: "session-1" };
+        const connector = new Connector({
+            ...about,
+            iceServers: [],
+            timing: DEFAULT_TIMING,
+            trust: trust(),
+            carry: async () => undefined,
+            capabilities: () => {
+                if (late) listener("connection-ready", late); // the second knock is decided on
+                late = null;
+                return ["relay"];
+            },
+            agents: {
+                joined: async () => undefined,
+                send: async (_, payload) => {
+                    const request = { event: "connection-request", ...payload } as ConnectionRequest;
+                    if (request.offer) {
+                        const proved = await proof(agent, request);
+                        listener("connection-ready", { ...about, answer: ANSWER, proof: proved });
+                    } else {
+                        late = { ...about, proof: await proof(agent, request, null) };
+                        offered(OFFER);
+                    }
+                },
+                listen: (one) => {
+                    listener = one;
+                    return () => undefined;
+                },
+            },
+            signaling: {
+                join: async ({ topic }) => ({
+                    topic,
+                    state: "joined",
+                    send: async () => undefined,
+                    leave: async () => undefined,
+                }),
+            },
+            makePeer: () => ({
+                onCandidate: null,
+                createOffer: () =>
+                    new Promise((resolve) => {
+                        offered = resolve;
+                    }),
+                applyAnswer: applied,
+                addCandidate: async () => undefined,
+                wire: async () => new MemoryWire(),
+                close: () => undefined,
+            }),
+        });
+        await connector.connect();
+        expect([applied.mock.calls, late]).toEqual([[[ANSWER]], null]);
+        expect(console.info).toHaveBeenCalledWith("a ready for an earlier knock is ignored");
+    });
 });
 
 describe("the proof on a wire with a transcript", () => {
