@@ -169,9 +169,11 @@ def test_a_false_peer_at_the_relay_is_refused(
         if socket.url.endswith("/relay/v1"):
             socket.on("framesent", said)
 
+    address = page.url
+    page.goto("about:blank")  # the page there was comes to the relay too, with a session of its own
     page.on("websocket", listen)
     page.add_init_script(FORCE_RELAY)
-    page.reload()
+    page.goto(address)
     deadline = 0
     while not joins:
         page.wait_for_timeout(100)
