@@ -61,10 +61,11 @@ class Holdings:
 
 
 @asynccontextmanager
-async def no_leaks(*, grace: float = 2.0) -> AsyncGenerator[None, None]:
+async def no_leaks(*, grace: float = 8.0) -> AsyncGenerator[None, None]:
     """Raise :class:`LeakError` when the block leaves something behind that is there after ``grace`` seconds.
 
-    Clean-up that is under way (a closing transport, a child being reaped) thus gets its time.
+    Clean-up that is under way (a closing transport, a child being reaped) thus gets its time; a connection
+    that was reset leaves uvicorn's keep-alive timer, which ends after 5 s.
     """
     before = Holdings.now()
     yield
