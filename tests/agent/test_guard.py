@@ -117,6 +117,24 @@ async def test_it_is_there_from_the_first_program_on_and_ends_with_the_agent() -
     assert guard._process.returncode == 0
 
 
+async def test_one_that_does_not_end_is_killed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doorstep.agent.guard._SPARE", 0.1)
+    guard = Guard(0.1)
+    program = started("sleep", "60")
+    try:
+        guard.watch(program.pid)
+        assert guard._process is not None
+        os.kill(guard._process.pid, signal.SIGSTOP)
+        await asyncio.to_thread(guard.close)
+        assert guard._process.returncode == -signal.SIGKILL
+        assert "is killed" in caplog.text
+    finally:
+        program.kill()
+        program.wait()
+
+
 async def test_without_it_programs_are_started_all_the_same(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

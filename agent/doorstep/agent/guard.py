@@ -17,6 +17,9 @@ __all__ = ["Guard"]
 
 _log = logging.getLogger("doorstep.agent")
 
+_SPARE = 2.0
+"""Seconds for what the guard does besides waiting, on a busy machine."""
+
 
 class Guard:
     """Owns that process: started with the first session to watch, gone with :meth:`close`."""
@@ -42,11 +45,17 @@ class Guard:
         self._tell(b"-%d\n" % session)
 
     def close(self) -> None:
-        """End it; what is still watched ends with it. Idempotent."""
+        """End it; what is still watched ends with it. Blocking, bounded, idempotent."""
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
-        if self._process is not None:
+        if self._process is None:
+            return
+        try:
+            self._process.wait(2 * self._grace + _SPARE)  # it takes a grace for the signals, one for SIGKILL
+        except subprocess.TimeoutExpired:
+            _log.warning("the guard does not end, it is killed; programs may be left")
+            self._process.kill()
             self._process.wait()
 
     def _start(self) -> None:
