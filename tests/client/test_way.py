@@ -22,6 +22,7 @@ from doorstep.protocol.errors import (
     AgentUnreachable,
     ConnectFailed,
     ConnectionRefused,
+    DeadlineExceeded,
     InvalidInput,
     PeerNotTrusted,
 )
@@ -405,6 +406,16 @@ def test_a_knock_that_comes_late_finds_us_still_there() -> None:
         assert world.states == [*ATTEMPT, S.RETRYING, *GOOD]
 
     play(story, timing=timing, answers=2, place=lambda: Place(timing=timing))
+
+
+def test_a_relay_that_turns_us_away_at_once_does_not_set_the_pace() -> None:
+    async def story(world: World) -> None:
+        world.place.fails = DeadlineExceeded("relay_wait", 20)
+        took = await world.fails(ConnectFailed)
+        came = [role for role, _ in world.place.came].count(Role.CLIENT)
+        assert 2 <= came <= took / DEFAULT_TIMING.reconnect_first + 1
+
+    play(story, force="relay")
 
 
 def test_a_cancelled_connect_leaves_nothing() -> None:

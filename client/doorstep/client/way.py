@@ -360,6 +360,7 @@ class Way:
                 raise ConnectFailed(f"the agent did not come by {road.kind}", "total") from None
             except DeadlineExceeded as error:
                 _log.info("not yet met by %s: %s", road.kind, error)
+            await asyncio.sleep(self._timing.reconnect_first)  # the word of a relay is no pace to follow
         try:
             await visit.trust.met(proofs.shown)
         except BaseException:

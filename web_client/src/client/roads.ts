@@ -203,7 +203,7 @@ export class Roads {
                 const late =
                     (error instanceof ConnectFailed || error instanceof DeadlineExceeded) && error.wait;
                 if (!(late || left) || !this.connector || signal.aborted) throw error;
-                if (left) await pause(timing.reconnectFirst, signal);
+                await pause(timing.reconnectFirst, signal); // the word of a relay is no pace to follow
             }
         }
     }

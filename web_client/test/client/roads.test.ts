@@ -259,6 +259,20 @@ describe("roads", () => {
         expect(times).toBe(3);
     });
 
+    it("a relay that turns us away at once does not set the pace", async () => {
+        bench.webrtc = never;
+        const at: number[] = [];
+        bench.relay = async () => {
+            at.push(Date.now());
+            if (at.length < 3) throw new DeadlineExceeded("relay_wait", 20);
+            return met("relay");
+        };
+        bench.connection.connect();
+        await bench.on("relay");
+        const pauses = at.slice(1).map((time, index) => time - (at[index] as number));
+        expect(Math.min(...pauses)).toBeGreaterThan(0.9 * DEFAULT_TIMING.reconnectFirst * 1000);
+    });
+
     it("a peer connection that the agent cannot make does not end the road where it promises to come", async () => {
         bench.answers = "cannot";
         let meet: () => void = () => undefined;
