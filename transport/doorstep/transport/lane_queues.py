@@ -49,6 +49,11 @@ class LaneQueues:
         """Bytes that wait, by lane."""
         return {lane: road.buffered for lane, road in self._roads.items()}
 
+    def waiting(self, lane: Lane) -> int:
+        """Bytes that wait on one lane; 0 for one that is not there."""
+        road = self._roads.get(lane)
+        return 0 if road is None else road.buffered
+
     def put(self, lane: Lane, data: bytes) -> None:
         road = self._roads[lane]
         road.queue.append(data)
