@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from doorstep.testing.deadlines import SCALE
 from doorstep.testing.lab import Kind, LabClient, Servers, lab, lacking
 from doorstep.testing.lab_expected import NO_SERVERS, WITH_TURN, WITHOUT_TURN
 from doorstep.testing.lab_matrix import Outcome, complaints, markdown, matrix
@@ -39,9 +40,8 @@ async def run() -> tuple[str, list[str]]:
     text: list[str] = []
     wrong: list[str] = []
     clients: dict[Kind, LabClient] = {}
-    scale = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
     with tempfile.TemporaryDirectory(prefix="doorlab-") as directory:
-        async with lab(Path(directory), scale=scale) as network:
+        async with lab(Path(directory), scale=SCALE) as network:
             for title, servers, expected in RUNS:
                 outcomes = await matrix(network, servers, list(expected), clients, expected)
                 table = markdown(outcomes)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+
+from doorstep.testing.deadlines import SCALE
 
 
 @pytest.fixture(autouse=True)
@@ -18,5 +19,5 @@ def state_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 @pytest.fixture(scope="session")
 def scale() -> float:
-    """Factor for every deadline of a test: DOORSTEP_TEST_SCALE, 1 by default."""
-    return float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
+    """Factor for every deadline of a test."""
+    return SCALE

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from doorstep.runtime import Service, Session
+from doorstep.testing.deadlines import SCALE
 from doorstep.testing.pair import session_pair
 
-SCALE = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
 DEADLINE = 40.0 * SCALE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from .program import Program, environment
+from doorstep.testing.deadlines import SCALE
 
-SCALE = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
+from .program import Program, environment
 
 
 class Doorstep:

@@ -17,7 +17,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from .conftest import SCALE, Doorstep
+from doorstep.testing.deadlines import SCALE
+
+from .conftest import Doorstep
 from .program import environment
 
 SHELL = ("env", "PS1=$ ", "/bin/sh")

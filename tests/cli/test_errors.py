@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from doorstep.cli.main import cli
+from doorstep.testing.deadlines import SCALE
 
-from .conftest import SCALE, Doorstep
+from .conftest import Doorstep
 
 COMMANDS = [
     "agent",

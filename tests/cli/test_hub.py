@@ -14,7 +14,9 @@ from typing import Any
 import jwt
 import pytest
 
-from .conftest import SCALE, Doorstep
+from doorstep.testing.deadlines import SCALE
+
+from .conftest import Doorstep
 
 SECRET = "a secret that a conformance suite brings along"
 RULES = """

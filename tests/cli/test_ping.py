@@ -7,9 +7,10 @@ import re
 import signal
 
 from doorstep.cli import pinging
+from doorstep.testing.deadlines import SCALE
 from doorstep.transport.wire_stats import in_one_shape
 
-from .conftest import SCALE, Doorstep
+from .conftest import Doorstep
 
 
 def test_ping_says_how_the_machine_is_reached(machine: Doorstep) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import SCALE, Doorstep
+from doorstep.testing.deadlines import SCALE
+
+from .conftest import Doorstep
 from .program import environment
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from doorstep.cli.local_hub import forget, write_redirect
+from doorstep.testing.deadlines import SCALE
 
-from .conftest import SCALE, Doorstep
+from .conftest import Doorstep
 from .program import Program
 
 LINK = re.compile(r"(http://127\.0\.0\.1:(\d+))/#token_hash=([\w-]+)&type=magiclink")

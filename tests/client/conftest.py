@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from doorstep.agent.files import FilesService
 from doorstep.agent.terminal import TerminalService
 from doorstep.client import Agent
 from doorstep.protocol.timing import Timing
+from doorstep.testing.deadlines import SCALE
 from doorstep.testing.leaks import no_leaks
 from doorstep.testing.pair import SessionPair, session_pair
-
-SCALE = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
 
 
 @pytest_asyncio.fixture(autouse=True)

@@ -16,11 +16,10 @@ from doorstep.agent.agent import Agent
 from doorstep.agent.exec import ExecService
 from doorstep.agent.identity import load_identity
 from doorstep.protocol.errors import LinkError, PeerError
+from doorstep.testing.deadlines import SCALE
 from doorstep.testing.hub import throw_away_hub
 from doorstep.transport.backend import Backend
 from doorstep.transport.credentials import Credentials
-
-from .conftest import SCALE
 
 pytestmark = pytest.mark.asyncio
 HOUR = 3600.0

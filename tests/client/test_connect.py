@@ -20,12 +20,11 @@ from doorstep.client.attempts import AttemptState as S
 from doorstep.client.known import KnownAgents
 from doorstep.protocol.errors import AgentNotFound, AgentUnreachable, NotSignedIn, PeerNotTrusted
 from doorstep.protocol.timing import Timing
+from doorstep.testing.deadlines import SCALE
 from doorstep.testing.hub import ThrowAwayHub, throw_away_hub
 from doorstep.transport.backend import AgentRecord, Backend
 from doorstep.transport.credentials import Credentials
 from doorstep.transport.keys import AGENT_KEY, load_key
-
-from .conftest import SCALE
 
 pytestmark = pytest.mark.asyncio
 GOOD = [S.REQUESTING, S.WAITING_READY, S.CREATING_OFFER, S.WAITING_ANSWER, S.CONNECTING, S.CONNECTED]

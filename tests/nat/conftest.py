@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from doorstep.testing.deadlines import SCALE
 from doorstep.testing.lab import Lab, lab, lacking
 
 
@@ -25,6 +26,5 @@ QUICK = {"DOORSTEP_TIMING_SILENCE": "1", "DOORSTEP_TIMING_GIVE_UP": "4"}
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def network(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
     """A laboratory for the tests of one module."""
-    scale = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
-    async with lab(tmp_path_factory.mktemp("lab"), environment=QUICK, scale=scale) as found:
+    async with lab(tmp_path_factory.mktemp("lab"), environment=QUICK, scale=SCALE) as found:
         yield found

@@ -31,13 +31,13 @@ from doorstep.protocol.limits import (
 )
 from doorstep.protocol.signaling import Candidate, IceServer
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.testing.deadlines import SCALE
 from doorstep.transport.sctp.dtls import DirectDtls
 from doorstep.transport.webrtc import Peer, WebRtcWire
 from doorstep.transport.wire_stats import FIELDS
 
 pytestmark = pytest.mark.asyncio
 
-SCALE = float(os.environ.get("DOORSTEP_TEST_SCALE", "1"))
 SOON = 4.0 * SCALE  # less than what aiortc alone waits for a silent server
 CONNECT = 10.0 * SCALE
 CANDIDATE_LINE = re.compile(r"a=(candidate:.*)\r\n")

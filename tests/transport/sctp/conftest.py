@@ -91,6 +91,12 @@ class Virtual:
             self.step()
 
 
+@pytest.fixture(autouse=True)
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own SCTP, whatever the environment of the one who tests says."""
+    monkeypatch.setenv("DOORSTEP_SCTP", "direct")
+
+
 @pytest.fixture
 def virtual() -> type[Virtual]:
     return Virtual

@@ -8,51 +8,33 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page, async_playwright
 
+from doorstep.testing.deadlines import SCALE
 from doorstep.testing.link import Conditions, UdpRelay
+
+from .peers import plain
 
 PEERS = Path(__file__).parent / "peers"
 CHROMIUM = os.environ.get("DOORSTEP_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update"]  # fmt: skip
-SCALE = float(os.environ.get("DOORSTEP_TEST_TIME_SCALE", "1"))
 LIMIT = 40.0 * SCALE
 CLEAN = Conditions()
 ROUGH = Conditions(delay=0.005, loss=0.01, duplicate=0.01, jitter=0.003)
 SIZES = (0, 1, 1160, 1161, 5000, 20_000)
 
 pytestmark = pytest.mark.asyncio
-
-
-def load_plain() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sctp_plain_peer", PEERS / "plain.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-plain = load_plain()
-
-
-@pytest.fixture(autouse=True)
-def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOORSTEP_SCTP", "direct")
 
 
 @pytest.fixture(scope="session")

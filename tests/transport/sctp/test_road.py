@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
-import os
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from doorstep.testing.deadlines import SCALE
 from doorstep.transport.sctp import road, versions
 from doorstep.transport.webrtc_udp import UdpTransport, open_udp
 
-SCALE = float(os.environ.get("DOORSTEP_TEST_TIME_SCALE", "1"))
+from .peers import plain
+
 LIMIT = 20.0 * SCALE
-PEERS = Path(__file__).parent / "peers"
-
-
-def load_plain() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sctp_plain_peer", PEERS / "plain.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-plain = load_plain()
-
-
-@pytest.fixture(autouse=True)
-def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOORSTEP_SCTP", "direct")
 
 
 class Inbox(asyncio.DatagramProtocol):
