@@ -490,6 +490,21 @@ async def test_a_greeting_alone_changes_nothing() -> None:
 
 
 @on_virtual_time
+async def test_who_gives_a_wire_up_too_late_does_not_take_it_from_the_session() -> None:
+    async with away() as pair:
+        near, far = local_pair()
+        answering = asyncio.create_task(pair.agent.carry(far))
+        carrying = asyncio.create_task(pair.client.carry(near))
+        while pair.client.state is SessionState.AWAY:
+            await asyncio.sleep(0)
+        assert not carrying.done()
+        carrying.cancel()
+        await asyncio.gather(carrying, answering)
+        assert pair.client.wire is near
+        assert await pair.client.call("echo.say", {"n": 1}) == {"n": 1}
+
+
+@on_virtual_time
 async def test_switch_without_another_wire_is_the_loss_of_this_one() -> None:
     async with session_pair() as pair:
         start = virtual_loop().time()

@@ -185,24 +185,21 @@ class IncomingCalls:
             self._outbound.send(Lane.CONTROL, reply)
             return
         self._running.add(frame.request_id)
-        self._spawn(self._call(frame), f"call {frame.route_key}", frame.request_id)
+        self._spawn(self._call(frame), f"call {frame.route_key}")
 
     def receive_tell(self, frame: Tell) -> None:
         """Run it; nobody hears how it went, so an error is logged."""
         if self._at_work >= CALLS_IN_FLIGHT:
             logger.warning("tell %s dropped: too many calls at once", frame.route_key)
             return
-        self._spawn(self._tell(frame), f"tell {frame.route_key}", "")
+        self._spawn(self._tell(frame), f"tell {frame.route_key}")
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str, request_id: str) -> None:
-        task = self._tasks.spawn(work, name)
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._at_work += 1
+        self._tasks.spawn(work, name).add_done_callback(self._done)
 
-        def done(_: asyncio.Task[None]) -> None:
-            self._at_work -= 1
-            self._running.discard(request_id)
-
-        task.add_done_callback(done)
+    def _done(self, _: asyncio.Task[None]) -> None:
+        self._at_work -= 1
 
     async def _call(self, frame: Call) -> None:
         try:
@@ -214,6 +211,8 @@ class IncomingCalls:
         with suppress(SessionClosed):
             await self._outbound.send_in_turn(Lane.CONTROL, reply)
             self._replies.put(reply, self._clock())
+            # In this very step: it may have gone by a wire that is dead, and the repeat may be here already.
+            self._running.discard(frame.request_id)
 
     async def _answer(self, frame: Call) -> Reply:
         seconds = frame.timeout_ms / 1000

@@ -190,7 +190,8 @@ class Session:
         Until then the session goes on over the wire it has. Raises :class:`SessionClosed` when the session
         ends or has ended, :class:`WireClosed` when this wire is lost or refused by the peer,
         :class:`DeadlineExceeded` after ``Timing.ice``; the last two end the wire, not the session, which
-        can be given another one.
+        can be given another one. To be cancelled ends the wire too, unless it carries the session already:
+        then this returns.
         """
         if self.closed:
             await wire.close(self._reason)
@@ -211,8 +212,10 @@ class Session:
             self._drop(link, f"no greeting: {late}")
             raise late from None
         except asyncio.CancelledError:
-            self._drop(link, "no greeting")
-            raise
+            if not link.settled.done():
+                self._drop(link, "no greeting")
+                raise
+            # else it comes too late: the session has left its last wire for this one
         if self.closed:
             raise SessionClosed(self._reason)
         link.settled.result()
