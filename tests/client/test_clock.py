@@ -12,14 +12,12 @@ import pytest
 import pytest_asyncio
 
 from doorstep import client
-from doorstep.agent.agent import Agent
-from doorstep.agent.exec import ExecService
-from doorstep.agent.identity import load_identity
 from doorstep.protocol.errors import LinkError, PeerError
 from doorstep.testing.deadlines import SCALE
 from doorstep.testing.hub import throw_away_hub
-from doorstep.transport.backend import Backend
 from doorstep.transport.credentials import Credentials
+
+from .box import box_online
 
 pytestmark = pytest.mark.asyncio
 HOUR = 3600.0
@@ -50,20 +48,8 @@ async def login(tmp_path: Path, nothing_left: None, wall: Wall) -> AsyncIterator
     async with throw_away_hub(tmp_path / "hub") as hub:
         user = await hub.user()
         login = Credentials(hub.url, hub.anon_key, user.email, user.password)
-        backend = await Backend.sign_in(login)
-        agent = Agent(
-            identity=load_identity(tmp_path / "agent", "box"),
-            owner=backend.user_id,
-            signaling=backend.signaling(),
-            services=(ExecService(),),
-            directory=backend,
-        )
-        await agent.start()
-        try:
+        async with box_online(login, tmp_path / "agent"):
             yield login
-        finally:
-            await agent.stop("the test is over")
-            await backend.close()
 
 
 async def connected(login: Credentials) -> client.Agent:

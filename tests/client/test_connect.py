@@ -13,7 +13,6 @@ import pytest_asyncio
 
 from doorstep import client
 from doorstep.agent.agent import Agent
-from doorstep.agent.exec import ExecService
 from doorstep.agent.identity import load_identity
 from doorstep.client import sync
 from doorstep.client.attempts import AttemptState as S
@@ -22,9 +21,11 @@ from doorstep.protocol.errors import AgentNotFound, AgentUnreachable, NotSignedI
 from doorstep.protocol.timing import Timing
 from doorstep.testing.deadlines import SCALE
 from doorstep.testing.hub import ThrowAwayHub, throw_away_hub
-from doorstep.transport.backend import AgentRecord, Backend
+from doorstep.transport.backend import AgentRecord
 from doorstep.transport.credentials import Credentials
 from doorstep.transport.keys import AGENT_KEY, load_key
+
+from .box import box_online
 
 pytestmark = pytest.mark.asyncio
 GOOD = [S.REQUESTING, S.WAITING_READY, S.CREATING_OFFER, S.WAITING_ANSWER, S.CONNECTING, S.CONNECTED]
@@ -45,20 +46,8 @@ async def login(hub: ThrowAwayHub) -> Credentials:
 @pytest_asyncio.fixture
 async def machine(login: Credentials, tmp_path: Path) -> AsyncIterator[Agent]:
     """An agent called box, online."""
-    backend = await Backend.sign_in(login)
-    agent = Agent(
-        identity=load_identity(tmp_path / "agent", "box"),
-        owner=backend.user_id,
-        signaling=backend.signaling(),
-        services=(ExecService(),),
-        directory=backend,
-    )
-    await agent.start()
-    try:
+    async with box_online(login, tmp_path / "agent") as (agent, _):
         yield agent
-    finally:
-        await agent.stop("the test is over")
-        await backend.close()
 
 
 async def test_connect_by_name_and_id(machine: Agent, login: Credentials, hub: ThrowAwayHub) -> None:
@@ -74,21 +63,11 @@ async def test_connect_by_name_and_id(machine: Agent, login: Credentials, hub: T
 
 async def test_a_hub_that_names_another_key(hub: ThrowAwayHub, login: Credentials, tmp_path: Path) -> None:
     """The key comes by the row at the first contact; from then on the row is not believed."""
-    backend = await Backend.sign_in(login)
-    identity = load_identity(tmp_path / "agent", "box")
     key, other = (load_key(tmp_path / "agent", name) for name in (AGENT_KEY, "other.key"))
-    agent = Agent(
-        identity=identity,
-        owner=backend.user_id,
-        signaling=backend.signaling(),
-        services=(ExecService(),),
-        directory=backend,
-        key=key,
-    )
-    await agent.start()
     state = tmp_path / "client"
+    identity = load_identity(tmp_path / "agent", "box")
     record = AgentRecord(id=identity.id, name="box", platform="test", version="0")
-    try:
+    async with box_online(login, tmp_path / "agent", key=key) as (_, backend):
         assert (await backend.find_agent("box")).public_key == str(key.public)
         for _ in range(2):
             async with client.connect("box", credentials=login, state_dir=state) as box:
@@ -100,9 +79,6 @@ async def test_a_hub_that_names_another_key(hub: ThrowAwayHub, login: Credential
             await client.connect("box", credentials=login, state_dir=state)
         with pytest.raises(PeerNotTrusted, match="another key than the back end says"):
             await client.connect("box", credentials=login, state_dir=tmp_path / "stranger")
-    finally:
-        await agent.stop("the test is over")
-        await backend.close()
 
 
 async def test_eight_at_once(machine: Agent, login: Credentials) -> None:

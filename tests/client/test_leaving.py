@@ -1,6 +1,6 @@
 """A session that is closed, or a connect that is cancelled, at every moment of it: nothing is left behind.
 
-In virtual time a moment is one round of the event loop; the roads are those of ``test_way``.
+In virtual time a moment is one round of the event loop; the roads are those of ``way``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from doorstep.client.keeping import Keeper
 from doorstep.protocol.timing import DEFAULT_TIMING
 from doorstep.runtime import Session
 
-from .test_way import World, play
+from .way import World, play
 
 Story = Callable[[World], Coroutine[Any, Any, None]]
 STEP = 3

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
-from doorstep.client.known import KnownAgents, Stranger
-from doorstep.client.way import Way
 from doorstep.protocol.attempt import AttemptState as S
 from doorstep.protocol.errors import ConnectFailed
 from doorstep.protocol.ids import wire_topic
@@ -21,12 +18,10 @@ from doorstep.testing.bus import MemoryBus
 from doorstep.testing.clock import run_virtual
 from doorstep.testing.echo import EchoService
 from doorstep.testing.place import Place
-from doorstep.transport.ice_servers import IceServers
 from doorstep.transport.road import Road, broadcast_road
 
 from .door import AGENT
-from .host import Host
-from .test_way import KEY, Believing, Machine, World, _no_peer
+from .way import KEY, Machine, World, live
 
 A_LITTLE = 0.5
 """Two joins, a handshake and a greeting over the bus."""
@@ -72,27 +67,12 @@ class SlowWorld(World):
     """A client that has both roads."""
 
     def __init__(self, machine: Comer, place: Place, bus: MemoryBus, force: Any) -> None:
-        self.machine = self.comer = machine
-        self.place, self.bus = place, bus
-        self.reports = []
-        self.host = Host(bus)
-        self.way = Way(
-            "box",
-            "http://hub.test",
-            self.host.sign_in,
-            timing=TIMING,
-            ice_servers=IceServers(None, timing=TIMING),
-            roads={
-                "relay": lambda _: place.road,
-                "broadcast": lambda host: broadcast_road(host.separate_signaling, TIMING),
-            },
-            state_dir=Path("/nonexistent"),
-            on_state=self.reports.append,
-            open_peer=_no_peer,
-            force=force,
-        )
-        known = KnownAgents(Path("/nonexistent"))
-        self.way._trust = Believing(KEY, known, Stranger("", AGENT, "box"), self.way.session.id)
+        roads = {
+            "relay": lambda _: place.road,
+            "broadcast": lambda host: broadcast_road(host.separate_signaling, TIMING),
+        }
+        super().__init__(machine, place, bus, TIMING, roads=roads, force=force)
+        self.comer, self.bus = machine, bus
 
     @property
     def clients_came(self) -> int:
@@ -111,16 +91,7 @@ def play(story: Callable[[SlowWorld], Coroutine[Any, Any, None]], force: str | N
     async def main() -> None:
         bus, place = MemoryBus(), Place()
         comer = Comer(place, bus)
-        async with comer.open(bus):
-            world = SlowWorld(comer, place, bus, force)
-            try:
-                await story(world)
-            finally:
-                await world.session.close()
-                await world.way.close()
-            assert world.host.signed_in == 0
-        await asyncio.sleep(0)
-        assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+        await live(comer, bus, lambda: SlowWorld(comer, place, bus, force), story)
 
     run_virtual(main())
 

@@ -1,22 +1,14 @@
 """``Way``: several roads at once: which wire carries, what observers see, what ends all, and when, in virtual
-time. The agent is a few lines on a memory bus; the second road is a place in this process."""
+time."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from doorstep.client.keeping import Keeper
-from doorstep.client.known import KnownAgents, Stranger
-from doorstep.client.progress import AttemptReport
-from doorstep.client.trust import Trust
-from doorstep.client.way import Way
 from doorstep.protocol.attempt import AttemptState as S
 from doorstep.protocol.errors import (
     AgentUnreachable,
@@ -26,188 +18,14 @@ from doorstep.protocol.errors import (
     InvalidInput,
     PeerNotTrusted,
 )
-from doorstep.protocol.ids import agents_topic
-from doorstep.protocol.proof import PrivateKey, PublicKey
-from doorstep.protocol.signaling import ConnectionReady, ConnectionRequest, Offer, dump, parse
-from doorstep.protocol.signaling import ConnectionRefused as Refusal
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
-from doorstep.protocol.trust import TranscriptProofs
-from doorstep.runtime import Role, Session
-from doorstep.runtime.tasks import TaskOwner
-from doorstep.testing.bus import MemoryBus
-from doorstep.testing.clock import run_virtual
+from doorstep.runtime import Role
 from doorstep.testing.place import Place
-from doorstep.transport.ice_servers import IceServers
-from doorstep.transport.signaling import Channel, ChannelSpec
 
-from .door import AGENT, USER
-from .host import Host
+from .way import World, play
 
 GOOD = [S.REQUESTING, S.WAITING_READY, S.CREATING_OFFER, S.WAITING_ANSWER, S.CONNECTING, S.CONNECTED]
-KEY = PrivateKey(bytes(32))
 ATTEMPT = [S.REQUESTING, S.WAITING_READY, S.FAILED]
-
-
-class NoPeer:
-    """Virtual time knows no sockets: WebRTC comes to nothing here."""
-
-    on_candidate = None
-
-    async def create_offer(self) -> str:
-        return "v=0\r\na=ice-ufrag:abcd\r\n"
-
-    async def close(self) -> None:
-        return None
-
-
-class Believing(Trust):
-    """Believes and pins without files or threads, which virtual time does not know."""
-
-    distrusts = False
-
-    async def renew(self, public_key: str | None) -> None:
-        return None
-
-    async def met(self, shown: PublicKey | None) -> None:
-        if self.distrusts:
-            raise PeerNotTrusted("it is somebody else")
-
-    def request(self, message: ConnectionRequest) -> ConnectionRequest:
-        return message
-
-    async def offer(self, message: Offer, ready: object) -> Offer:
-        return message
-
-
-class Machine:
-    """An agent that answers from knock number ``answers`` on; ``comes`` to the place, ``late`` by so many
-    seconds; ``refuses`` by this code. It never answers an offer."""
-
-    def __init__(
-        self, place: Place, *, answers: int = 1, comes: bool = True, late: float = 0, refuses: str = ""
-    ) -> None:
-        self.knocks: list[tuple[float, tuple[str, ...]]] = []
-        self.sessions: list[Session] = []
-        self._place = place
-        self._answers, self.comes, self._late, self.refuses = answers, comes, late, refuses
-        self._tasks = TaskOwner()
-        self._living: Session | None = None
-        self._agents: Channel
-
-    @asynccontextmanager
-    async def open(self, bus: MemoryBus) -> AsyncIterator[Machine]:
-        signaling = bus.signaling("agent")
-        spec = ChannelSpec(topic=agents_topic(USER), on_message=self._hear)
-        self._agents = await signaling.join(spec, timeout=5)
-        try:
-            yield self
-        finally:
-            self._tasks.cancel()
-            await self._tasks.ended(1)
-            for session in self.sessions:
-                await session.close()
-            await signaling.close()
-
-    def _hear(self, event: str, payload: dict[str, Any]) -> None:
-        message = parse(event, payload)
-        if isinstance(message, ConnectionRequest):
-            self.knocks.append((asyncio.get_running_loop().time(), message.capabilities))
-            self._tasks.spawn(self._answer(message), "answer")
-
-    async def _answer(self, request: ConnectionRequest) -> None:
-        if len(self.knocks) < self._answers:
-            return
-        comes = "relay" in request.capabilities and self.comes
-        if comes:
-            self._tasks.spawn(self._come(request), "come")
-        said: dict[str, Any] = {"agent_id": AGENT, "session_id": request.session_id}
-        said["capabilities"] = ("relay",) if comes else ()
-        if self.refuses:
-            await self._agents.send(*dump(Refusal(code=self.refuses, message="no", **said)))
-        else:
-            await self._agents.send(*dump(ConnectionReady(**said)))
-
-    async def _come(self, request: ConnectionRequest) -> None:
-        assert request.session_id is not None
-        await asyncio.sleep(self._late)
-        wire = await self._place.road.meet(
-            role=Role.AGENT, session_id=request.session_id, agent_id=AGENT, prover=TranscriptProofs(KEY)
-        )
-        if self._living is None or self._living.closed:
-            self._living = Session(role=Role.AGENT, session_id=request.session_id, about={"name": "box"})
-            self.sessions.append(self._living)
-        await self._living.carry(wire)
-
-
-class World:
-    """A client's way to the machine."""
-
-    def __init__(
-        self, machine: Machine, place: Place, bus: MemoryBus, timing: Timing, **options: Any
-    ) -> None:
-        self.machine, self.place = machine, place
-        self.reports: list[AttemptReport] = []
-        self.host = Host(bus)
-        self.way = Way(
-            "box",
-            "http://hub.test",
-            self.host.sign_in,
-            timing=timing,
-            ice_servers=IceServers(None, timing=timing),
-            roads={"relay": lambda _: place.road},
-            state_dir=Path("/nonexistent"),
-            on_state=self.reports.append,
-            open_peer=_no_peer,
-            **options,
-        )
-        self.way._trust = Believing(
-            KEY, KnownAgents(Path("/nonexistent")), Stranger("", AGENT, "box"), self.way.session.id
-        )
-
-    @property
-    def session(self) -> Session:
-        return self.way.session
-
-    @property
-    def states(self) -> list[S]:
-        return [report.state for report in self.reports]
-
-    async def fails(self, error: type[Exception]) -> float:
-        """Seconds until the connect has failed so."""
-        started = asyncio.get_running_loop().time()
-        with pytest.raises(error):
-            await self.way.open()
-        return asyncio.get_running_loop().time() - started
-
-
-async def _no_peer(servers: Sequence[object]) -> Any:
-    return NoPeer()
-
-
-def play(
-    story: Callable[[World], Coroutine[Any, Any, None]],
-    *,
-    timing: Timing = DEFAULT_TIMING,
-    place: Callable[[], Place] = Place,
-    force: str | None = None,
-    **manners: Any,
-) -> None:
-    """Run a story in virtual time; afterwards nothing is left, and everybody is signed out."""
-
-    async def main() -> None:
-        bus, where = MemoryBus(), place()
-        async with Machine(where, **manners).open(bus) as machine:
-            world = World(machine, where, bus, timing, force=force)
-            try:
-                await story(world)
-            finally:
-                await world.session.close()
-                await world.way.close()
-            assert world.host.signed_in == 0
-        await asyncio.sleep(0)
-        assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
-
-    run_virtual(main())
 
 
 def test_the_relay_carries_while_webrtc_comes_to_nothing() -> None:
