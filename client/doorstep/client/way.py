@@ -363,8 +363,8 @@ class Way:
             await asyncio.sleep(self._timing.reconnect_first)  # the word of a relay is no pace to follow
         try:
             await visit.trust.met(proofs.shown)
-        except BaseException:
-            await wire.close("the peer is not trusted")
+        except BaseException as error:
+            await wire.close(str(error) or "it is not needed any more")
             raise
         return wire
 
