@@ -4,7 +4,8 @@ A way of making wires is an :class:`Opener`; the pool runs all of them at once a
 do. The first wire that is ready carries the session; one of a more preferred kind takes over when it comes,
 by make-before-break, which is the session's business; those of a less preferred kind are not needed any more.
 One that is ready waits for no worse one that is still being greeted: that is given up, and tried again if the
-better one comes to nothing.
+better one comes to nothing. For a better one that is silent it waits :attr:`Timing.silence`: then that is
+given up, and tried again beside it.
 While a wire carries the session that is not the best, the better ones are tried again, ever less often.
 """
 
@@ -37,8 +38,27 @@ class Opener:
     open: Callable[[Carry], Awaitable[None]]
 
 
+_READY = "a better wire is ready"
+
+
 def _never(_: DoorstepError) -> bool:
     return False
+
+
+@dataclass(slots=True)
+class _Greeting:
+    """The session is being carried over to a wire of this rank."""
+
+    rank: int
+    task: asyncio.Task[None]
+    since: float
+    limit: asyncio.TimerHandle | None = None
+    """Runs once a worse wire waits."""
+    given_up: str = "it is not needed any more"
+
+    def give_up(self, why: str) -> None:
+        self.given_up = why
+        self.task.cancel()
 
 
 class WirePool:
@@ -59,7 +79,7 @@ class WirePool:
         self._is_final = is_final
         self._turn = asyncio.Lock()  # its waiters are served in order
         self._ready: list[int] = []  # ranks of the wires that wait for the turn or have it
-        self._carrying: tuple[int, asyncio.Task[None]] | None = None
+        self._greeting: _Greeting | None = None
         self._overtaken: set[int] = set()
         self._wire: Wire | None = None
         self._rank = len(self._openers)  # of the wire that carries the session
@@ -197,14 +217,14 @@ class WirePool:
         carried, also when this is cancelled."""
         self._ready.append(rank)
         try:
-            if self._carrying is not None and rank < self._carrying[0]:
-                self._carrying[1].cancel()
+            if self._greeting is not None:
+                self._hasten(self._greeting, rank)
             async with self._turn:
                 if rank >= self._to_beat:
                     raise WireClosed("a better wire carries the session")
-                if rank > min(self._ready) or not await self._greeted(rank, wire):
+                if reason := _READY if rank > min(self._ready) else await self._greeted(rank, wire):
                     self._overtaken.add(rank)
-                    raise WireClosed("a better wire is ready")
+                    raise WireClosed(reason)
                 self._carried(rank, wire)
         except BaseException as error:
             self._drop(wire, str(error) or "it is not needed any more")
@@ -212,22 +232,33 @@ class WirePool:
         finally:
             self._ready.remove(rank)
 
-    async def _greeted(self, rank: int, wire: Wire) -> bool:
-        """Carry the session over to it; False when a better one that is ready has put an end to that."""
+    def _hasten(self, greeting: _Greeting, rank: int) -> None:
+        """A wire of this rank is ready: the greeting of another gives way, or has only so much time left."""
+        if rank < greeting.rank:
+            greeting.give_up(_READY)
+        elif greeting.limit is None:
+            silent = greeting.since + self._timing.silence
+            loop = asyncio.get_running_loop()
+            greeting.limit = loop.call_at(silent, greeting.give_up, "it is silent, and another one is ready")
+
+    async def _greeted(self, rank: int, wire: Wire) -> str:
+        """Carry the session over to it; return why that was given up, "" when it is carried."""
         task = asyncio.create_task(self._carry(wire), name=f"doorstep-carry-{wire.kind}")
         task.add_done_callback(_seen)
-        self._carrying = rank, task
+        greeting = self._greeting = _Greeting(rank, task, asyncio.get_running_loop().time())
         try:
             await asyncio.wait({task})
         except BaseException:
             await _ended([task])
             raise
         finally:
-            self._carrying = None
+            self._greeting = None
+            if greeting.limit is not None:
+                greeting.limit.cancel()
         if task.cancelled():
-            return False
+            return greeting.given_up
         task.result()
-        return True
+        return ""
 
     def _carried(self, rank: int, wire: Wire) -> None:
         self._cancel_from(rank + 1)

@@ -3,8 +3,8 @@
 // A way of making wires is an `Opener`; the pool runs all of them at once and knows nothing of what they do. The first wire
 // that is ready carries the session; one of a more preferred kind takes over when it comes, by make-before-break, which is
 // the session's business; one of a less preferred kind is not needed and closed. One that is ready waits for no worse one
-// that is still being greeted: that is given up, and tried again if the better one comes to nothing. Mirrors
-// transport/pool.py.
+// that is still being greeted: that is given up, and tried again if the better one comes to nothing. For a better one that
+// is silent it waits `timing.silence`: then that is given up, and tried again beside it. Mirrors transport/pool.py.
 
 import { ConnectFailed, DoorstepError, PeerNotTrusted, WireClosed } from "../protocol/errors.ts";
 import type { Timing } from "../protocol/timing.ts";
@@ -32,10 +32,17 @@ interface Running {
 interface Greeting {
     readonly rank: number;
     readonly wire: Wire;
+    /** Milliseconds, of `performance.now()`. */
+    readonly since: number;
+    /** Runs once a worse wire waits. */
+    limit?: ReturnType<typeof setTimeout>;
 }
+
+type Waits = Pick<Timing, "improveFirst" | "improveCap" | "silence">;
 
 const UNWANTED = "no longer wanted";
 const READY = "a better wire is ready";
+const SILENT = "it is silent, and another one is ready";
 const BETTER = "a better wire carries the session";
 
 /** Opens wires for one session; `openers` in order of preference, `carry` is the session's. */
@@ -45,7 +52,7 @@ export class WirePool {
 
     private readonly openers: readonly Opener[];
     private readonly carry: Carry;
-    private readonly timing: Pick<Timing, "improveFirst" | "improveCap">;
+    private readonly timing: Waits;
     private readonly running = new Map<number, Running>();
     private readonly errors = new Map<number, DoorstepError>();
     /** Of the wire that carries the session. */
@@ -62,12 +69,7 @@ export class WirePool {
     private timer: ReturnType<typeof setTimeout> | undefined;
 
     /** `present` carries the session now, and is not of these ways. */
-    constructor(
-        openers: readonly Opener[],
-        carry: Carry,
-        timing: Pick<Timing, "improveFirst" | "improveCap">,
-        present: Wire | null = null,
-    ) {
+    constructor(openers: readonly Opener[], carry: Carry, timing: Waits, present: Wire | null = null) {
         this.openers = openers;
         this.carry = carry;
         this.timing = timing;
@@ -170,10 +172,7 @@ export class WirePool {
         const unwanted = () => wire.close(UNWANTED);
         signal.addEventListener("abort", unwanted, { once: true });
         this.ready.set(wire, rank);
-        if (this.greeting && rank < this.greeting.rank) {
-            this.overtaken.add(this.greeting.rank);
-            this.greeting.wire.close(READY);
-        }
+        if (this.greeting) this.hasten(this.greeting, rank);
         const taken = this.turn.then(() => this.greet(rank, wire, signal));
         this.turn = taken.catch(() => undefined);
         try {
@@ -186,6 +185,17 @@ export class WirePool {
         }
     }
 
+    /** A wire of this rank is ready: the greeting of another gives way, or has only so much time left. */
+    private hasten(greeting: Greeting, rank: number): void {
+        const giveUp = (why: string) => {
+            this.overtaken.add(greeting.rank);
+            greeting.wire.close(why);
+        };
+        const left = greeting.since + this.timing.silence * 1000 - performance.now();
+        if (rank < greeting.rank) giveUp(READY);
+        else greeting.limit ??= setTimeout(() => giveUp(SILENT), Math.max(left, 0));
+    }
+
     private async greet(rank: number, wire: Wire, signal: AbortSignal): Promise<void> {
         try {
             if (signal.aborted || rank >= this.toBeat) throw new WireClosed(BETTER);
@@ -193,9 +203,10 @@ export class WirePool {
                 this.overtaken.add(rank);
                 throw new WireClosed(READY);
             }
-            this.greeting = { rank, wire };
+            this.greeting = { rank, wire, since: performance.now() };
             await this.carry(wire);
         } finally {
+            clearTimeout(this.greeting?.limit);
             this.greeting = null;
             this.ready.delete(wire);
         }

@@ -48,7 +48,7 @@ class Way implements Opener {
     }
 }
 
-const TIMING = { improveFirst: 15, improveCap: 60 };
+const TIMING = { improveFirst: 15, improveCap: 60, silence: 3 };
 let [best, good, bad]: [Way, Way, Way] = [new Way(""), new Way(""), new Way("")];
 let carried: MemoryWire[] = [];
 let pool: WirePool;
