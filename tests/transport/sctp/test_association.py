@@ -69,6 +69,16 @@ def test_the_handshake_survives_loss(virtual: Any) -> None:
         pair.start()
 
 
+def test_two_of_ours_know_each_other_when_the_init_of_one_came_too_early(virtual: Any) -> None:
+    """It sees no cookie of the other: it would acknowledge every fourth packet, or each."""
+    pair = virtual(CLEAN)
+    pair.near.association.start(5000, pair.now)
+    pair.run(0.1)
+    pair.far.association.start(5000, pair.now)
+    pair.until(lambda: pair.up, 0.3)  # before the first INIT is sent again
+    assert [end.association.handshake.peer_is_ours for end in (pair.near, pair.far)] == [True, True]
+
+
 def test_what_waits_shares_the_packet_of_the_cookie(virtual: Any) -> None:
     """OPEN and first bytes are there one round trip after INIT's answer, not two."""
     pair = virtual(CLEAN)

@@ -273,6 +273,8 @@ class Association:
         self.inbound.begin(init.tsn)
         self._resets = StreamResets(self._first, init.tsn)
         self.outbound.peer_window = init.window
+        if self.handshake.peer_is_ours:
+            self.inbound.know(True, 0.0)
         for kind, _ in wire.walk_parameters(init.parameters):
             if kind == Parameter.FORWARD_TSN:
                 self.outbound.peer_forwards = True

@@ -23,6 +23,11 @@ __all__ = ["Handshake", "State"]
 _NEVER = float("inf")
 _MAGIC = b"doorstep"
 """Begins our cookie, by which two of us know each other."""
+_PARAMETERS = wire.parameter(Parameter.FORWARD_TSN) + wire.parameter(
+    Parameter.SUPPORTED_EXTENSIONS, bytes((Kind.FORWARD_TSN, Kind.RECONFIG))
+)
+_OURS = (WINDOW, STREAMS, STREAMS, _PARAMETERS)
+"""What our INIT says. An end whose own INIT came too early to be answered sees no cookie of the other."""
 _TAG = Struct("!L")
 _STALE_COOKIE = 3
 
@@ -94,9 +99,7 @@ class Handshake:
     # beginning
 
     def _init(self, cookie: bytes = b"") -> bytes:
-        parameters = wire.parameter(Parameter.FORWARD_TSN) + wire.parameter(
-            Parameter.SUPPORTED_EXTENSIONS, bytes((Kind.FORWARD_TSN, Kind.RECONFIG))
-        )
+        parameters = _PARAMETERS
         if cookie:
             parameters = wire.parameter(Parameter.STATE_COOKIE, cookie) + parameters
         return bytes(Init(self.tag, WINDOW, STREAMS, STREAMS, self._first, parameters))
@@ -118,6 +121,7 @@ class Handshake:
     def _know(self, init: Init) -> None:
         if self.peer is None:
             self.peer = init
+            self.peer_is_ours = (init.window, init.outbound, init.inbound, init.parameters) == _OURS
             self.peer_tag = _TAG.pack(init.tag)
             self._outlet.envelope = Envelope(self._port, self._remote_port, init.tag)
             self._meet(init)
