@@ -13,10 +13,11 @@ from doorstep.transport.sctp import chunks as wire
 from doorstep.transport.sctp.chunks import Malformed
 from doorstep.transport.sctp.company import Company
 from doorstep.transport.sctp.dcep import Open, read_open
-from doorstep.transport.sctp.limits import MAX_AHEAD, MAX_MESSAGE
+from doorstep.transport.sctp.limits import MAX_AHEAD, MAX_MESSAGE, PACKET, WINDOW
 from doorstep.transport.sctp.outstanding import Fragment, Outstanding
 from doorstep.transport.sctp.pacing import Pacer
 from doorstep.transport.sctp.reassembly import BEGIN, END, UNORDERED, Reassembly, Violation
+from doorstep.transport.sctp.receive_window import ReceiveWindow
 from doorstep.transport.sctp.received import Received
 from doorstep.transport.sctp.roundtrip import MEMORY, RoundTrips
 from doorstep.transport.sctp.scheduler import Message, Scheduler
@@ -33,6 +34,26 @@ def test_sequence_numbers_wrap(a: int, ahead: int) -> None:
     assert behind16(a, (a + ahead) & 0xFFFF)
     assert not behind16((a + ahead) & 0xFFFF, a)
     assert not behind16(a, a)
+
+
+# the receive window
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 1 << 20), st.floats(0, 3), st.floats(allow_nan=True, allow_infinity=True))
+    )
+)
+def test_the_receive_window_stays_in_its_bounds_whatever_is_answered(
+    steps: list[tuple[int, float, float]],
+) -> None:
+    window, now = ReceiveWindow(), 1000.0
+    for size, pause, asked_at in steps:
+        now += pause
+        window.arrived(size, now)
+        window.answered(asked_at, now)
+        window.answered(now - pause / 2, now)
+        assert 4 * PACKET <= window.size <= WINDOW
 
 
 # received

@@ -219,7 +219,9 @@ class Association:
         match kind:
             case Kind.HEARTBEAT:
                 self.outlet.control(Kind.HEARTBEAT_ACK, body)
-            case Kind.HEARTBEAT_ACK | Kind.PAD | Kind.SHUTDOWN_ACK:
+            case Kind.HEARTBEAT_ACK:
+                self.inbound.take_answer(body, now)
+            case Kind.PAD | Kind.SHUTDOWN_ACK:
                 pass
             case Kind.FORWARD_TSN:
                 self.inbound.take_forward(body)

@@ -23,16 +23,19 @@ _TARGET_PART, _TARGET_LEAST, _TARGET_MOST = 1 / 4, 0.001, 0.015
 what still leaves room for other flows' under 50 ms."""
 _STARTED_PART, _STARTED_LEAST, _STARTED_MOST = 1 / 8, 0.002, 0.008
 """A queue of this much ends slow start."""
-_STARTED_FOR = 1 / 4
-"""Round trips for which every sample must show it: a late wake-up of an event loop delays some, not all."""
+_STARTED_FOR, _STARTED_SAMPLES = 1 / 4, 8
+"""Round trips for which every sample must show it, and how many (RFC 9406 section 4.3): a late wake-up delays
+some, not all, and an acknowledgement that waited for a second packet is not a queue."""
 _NEAR, _NEAR_WINDOW = 0.002, 128 * 1024
 """Below this round trip, in seconds, what looks like a queue is mostly two event loops taking turns: delay
 does not shrink the window below these bytes, a few turns' worth. A keystroke waits for them to be read: four
 times as many cost it milliseconds, and bring nothing."""
 _SHRINK = 0.4
 """Part of the window that a queue far above the target costs per round."""
-_EMPTY_ROUNDS = 3
+_EMPTY_ROUNDS, _EMPTY_PART = 3, 1 / 8
 """Rounds with next to no queue after which the link is idle, and the window grows by a part of itself."""
+_SEEK_PART = 1 / 4
+"""The same from the end of slow start to the first queue: without one, slow start has ended too early."""
 _DRAIN_EVERY, _DRAIN_PART = 10.0, 1 / 2
 """Seconds after which the window is cut for a round, to see the path without our queue (as BBR does)."""
 _DRAIN_ROUNDS, _DRAIN_ROUNDS_COMPETING = 2, 3
@@ -55,6 +58,7 @@ class Congestion:
         "_draining",
         "_empty",
         "_late",
+        "_late_samples",
         "_limited",
         "_losses",
         "_lost_bytes",
@@ -62,6 +66,7 @@ class Congestion:
         "_recover",
         "_restore",
         "_rtts",
+        "_seeking",
         "company",
         "slow_start",
         "threshold",
@@ -77,7 +82,11 @@ class Congestion:
         self.slow_start = True
         self._late = 0.0
         """When a sample last showed no queue."""
+        self._late_samples = 0
+        """That have shown one since."""
         self._empty = 0
+        """Rounds without a queue, one after the other."""
+        self._seeking = False
         self._limited = False
         self._recover = 0
         self._losses = 0
@@ -138,14 +147,17 @@ class Congestion:
         rtts = self._rtts
         allowed = min(max(_STARTED_PART * rtts.base, _STARTED_LEAST), _STARTED_MOST)
         if rtts.latest <= rtts.base + allowed:
-            self._late = now
-        elif now - self._late >= max(_STARTED_FOR * rtts.base, 2 * _STARTED_LEAST):
+            self._late, self._late_samples = now, 0
+            return
+        self._late_samples += 1
+        long = now - self._late >= max(_STARTED_FOR * rtts.base, 2 * _STARTED_LEAST)
+        if long and self._late_samples >= _STARTED_SAMPLES:
             # What was sent a round trip ago filled the path: since then the window has nearly doubled.
             share = rtts.base / rtts.latest
             self._end_slow_start(int(self.window * min(0.5 + share / 4, 0.75)))
 
     def _end_slow_start(self, window: int) -> None:
-        self.slow_start = False
+        self.slow_start, self._seeking = False, True
         self._drain(window, _DRAIN_PART)
 
     def round_over(self, now: float) -> None:
@@ -215,7 +227,7 @@ class Congestion:
         self._drain_at = now + self.company.patience
 
     def _shrink(self, now: float) -> None:
-        self._empty = 0
+        self._empty, self._seeking = 0, False
         queue, target = self.queue, self.target
         self.company.shrinking(self.window, now)
         if window := self.company.found(queue, queue > self._queued, now):
@@ -228,11 +240,12 @@ class Congestion:
 
     def _grow(self, now: float) -> None:
         self.company.none(now)
-        self._empty = self._empty + 1 if self.queue < self.target / 4 else 0
-        if self._empty > _EMPTY_ROUNDS:
-            self.window += max(self._mtu, self.window // 8)
+        if self.queue >= self.target / 4:
+            self._empty, self._seeking = 0, False
         else:
-            self.window += self._mtu
+            self._empty += 1
+        part = _SEEK_PART if self._seeking else _EMPTY_PART if self._empty > _EMPTY_ROUNDS else 0.0
+        self.window += max(self._mtu, int(self.window * part))
 
     # losses
 

@@ -6,6 +6,7 @@ DTLS has authenticated what comes in: checksums are not looked at.
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import Struct
 
 from doorstep.transport.sctp import chunks as wire
 from doorstep.transport.sctp.chunks import DATA, IMMEDIATE, Kind
@@ -20,6 +21,7 @@ from doorstep.transport.sctp.limits import (
 )
 from doorstep.transport.sctp.outlet import Outlet
 from doorstep.transport.sctp.reassembly import Reassembly, Violation
+from doorstep.transport.sctp.receive_window import ReceiveWindow
 from doorstep.transport.sctp.received import Received
 from doorstep.transport.sctp.serial import WORD, unwrap
 
@@ -29,6 +31,7 @@ _NEVER = float("inf")
 _OTHERS_SACK, _OTHERS_SACK_FAR = 4, 1
 """Packets one SACK answers at most for a peer that is not ours: its window grows by SACKs (libwebrtc: by one
 packet for each), which matters when there is a round trip to fill."""
+_ASKED, _HEARTBEAT_INFO = Struct("!HHd"), 1
 _FAR = 0.004
 """Seconds of round trip from which on a peer is far."""
 
@@ -37,7 +40,8 @@ class Inbound:
     """``sack_at``: when an acknowledgement is due."""
 
     __slots__ = (
-        "_limit", "_now", "_outlet", "no_data", "reassembly", "received", "sack_at", "unacknowledged",
+        "_came", "_limit", "_now", "_outlet", "_window", "no_data", "reassembly", "received", "sack_at",
+        "unacknowledged",
     )  # fmt: skip
 
     def __init__(self, outlet: Outlet, no_data: Callable[[int], None]) -> None:
@@ -52,6 +56,10 @@ class Inbound:
         self._now = False
         """An acknowledgement does not wait."""
         self._limit = _OTHERS_SACK
+        self._window: ReceiveWindow | None = None
+        """Of a peer that is not ours: ours do not fill the buffers of links."""
+        self._came = 0
+        """Bytes of packets with data since the last batch."""
 
     def begin(self, first: int) -> None:
         """The peer's first TSN is known. One turn above zero: earlier ones are not negative."""
@@ -61,7 +69,9 @@ class Inbound:
         """``ours``: the peer counts bytes, not acknowledgements, and needs fewer of them."""
         if ours:
             self._limit = SACK_AT_MOST
+            self._window = None
         else:
+            self._window = self._window or ReceiveWindow()
             self._limit = _OTHERS_SACK_FAR if round_trip > _FAR else _OTHERS_SACK
 
     # data
@@ -71,6 +81,7 @@ class Inbound:
         at, end = HEADER, len(packet)
         received, reassembly = self.received, self.reassembly
         self.unacknowledged += 1
+        self._came += end
         while at + DATA_HEADER <= end and packet[at] == 0:
             _, flags, length, tsn, stream, sequence, protocol = DATA.unpack_from(packet, at)
             stop = at + length
@@ -109,6 +120,11 @@ class Inbound:
             self.acknowledge()  # other senders count SACKs until they send a missing one again
         return new
 
+    def take_answer(self, body: bytes, now: float) -> None:
+        """HEARTBEAT ACK."""
+        if self._window is not None and len(body) == _ASKED.size:
+            self._window.answered(_ASKED.unpack(body)[2], now)
+
     def take_forward(self, body: bytes) -> None:
         """FORWARD TSN (RFC 3758 section 3.6)."""
         cumulative, streams = wire.read_forward(body)
@@ -130,6 +146,8 @@ class Inbound:
         self._now = False
         self.sack_at = _NEVER
         window = WINDOW - self.reassembly.buffered
+        if self._window is not None:
+            window = min(window, self._window.size)
         if not received.has_gaps and not received.duplicates:
             return wire.SACK.pack(Kind.SACK, 0, 16, received.cumulative & WORD, max(0, window), 0, 0)
         made = wire.sack(received.cumulative, window, received.blocks(), received.duplicates)
@@ -141,7 +159,16 @@ class Inbound:
 
     def flush(self, now: float) -> None:
         """A batch is over."""
+        if self._came:
+            if self._window is not None and self._window.arrived(self._came, now):
+                self._outlet.control(Kind.HEARTBEAT, _asked(now))
+            self._came = 0
         if self.unacknowledged >= SACK_EVERY or self._now:
             self.acknowledge()
         elif self.unacknowledged and self.sack_at == _NEVER:
             self.sack_at = now + SACK_DELAY
+
+
+def _asked(now: float) -> bytes:
+    """A HEARTBEAT that says when it was sent (RFC 9260 section 3.3.6)."""
+    return _ASKED.pack(_HEARTBEAT_INFO, _ASKED.size, now)

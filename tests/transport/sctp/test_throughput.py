@@ -1,0 +1,106 @@
+"""How soon a flow has the rate of its link, and how a peer of another make is kept from losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from doorstep.testing.link import Conditions
+from doorstep.transport.sctp.association import State
+from doorstep.transport.sctp.congestion import Congestion
+from doorstep.transport.sctp.limits import PACKET
+
+PAYLOAD = 1160 / (PACKET + 28)
+"""Part of the bytes of these links that is data: SCTP, UDP and IP have the rest."""
+
+
+def fill(end: Any) -> None:
+    """Let ``end`` always have something to send."""
+
+    def refill() -> None:
+        while end.association.room and end.association.state is State.ESTABLISHED:
+            end.send(1, bytes(16384))
+
+    end.refill = refill
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_a_second_is_enough_to_fill_a_fast_link(virtual: Any, first: int) -> None:
+    """An odd packet at the end of a flight is acknowledged 20 ms late: that is not a queue."""
+    pair = virtual(Conditions(rate=100e6, delay=0.025, queue=0.1), seed=first)
+    pair.start()
+    for _ in range(first):
+        pair.near.send(1, bytes(600))
+    fill(pair.near)
+    pair.run(0.6)
+    before = pair.far.bytes
+    pair.run(1)
+    assert (pair.far.bytes - before) * 8 > 0.8 * PAYLOAD * 100e6
+
+
+class LossOnly(Congestion):
+    """As RFC 9260 section 7.2 has it, and Chromium: slow start until a loss, then half of the window."""
+
+    def acked(self, size: int, sampled: bool, limited: bool, now: float) -> None:
+        if limited:
+            start = self.window < self.threshold
+            self.window += min(size, self._mtu) if start else self._mtu * size // self.window
+        self.slow_start = False
+
+    def round_over(self, now: float) -> None:
+        pass
+
+    def lost(self, size: int, transmission: int, transmissions: int, now: float) -> None:
+        if transmission >= self._recover:
+            self._recover = transmissions + 1
+            self.window = self.threshold = max(self.window // 2, self._least)
+
+
+def stranger(end: Any) -> None:
+    """Take the peer of ``end`` for one of another make."""
+    end.association.handshake.peer_is_ours = False
+    end.association.inbound.know(False, 0.05)
+
+
+@pytest.mark.parametrize(("rate", "rtt"), [(100e6, 0.05), (20e6, 0.05), (20e6, 0.02), (5e6, 0.05)])
+def test_who_only_stops_at_losses_is_told_in_time(virtual: Any, rate: float, rtt: float) -> None:
+    pair = virtual(Conditions(rate=rate, delay=rtt / 2, queue=0.1))
+    outbound = pair.near.association.outbound
+    outbound.congestion = LossOnly(outbound.round_trips, PACKET)
+    pair.start()
+    stranger(pair.far)
+    fill(pair.near)
+    pair.run(2)
+    before = pair.far.bytes
+    pair.run(4)
+    assert pair.there.dropped == 0
+    assert (pair.far.bytes - before) * 8 > 0.95 * 4 * PAYLOAD * rate
+
+
+def test_the_round_trip_of_the_empty_path_is_not_forgotten(virtual: Any) -> None:
+    """The peer's own queue stands for minutes: it is not taken for the path."""
+    pair = virtual(Conditions(rate=5e6, delay=0.025, queue=0.1))
+    outbound = pair.near.association.outbound
+    outbound.congestion = LossOnly(outbound.round_trips, PACKET)
+    pair.start()
+    stranger(pair.far)
+    fill(pair.near)
+    pair.run(45)
+    assert pair.there.dropped == 0
+    assert pair.far.bytes * 8 > 0.95 * 45 * PAYLOAD * 5e6
+
+
+def test_a_longer_path_is_not_taken_for_a_queue(virtual: Any) -> None:
+    pair = virtual(Conditions(rate=20e6, delay=0.01, queue=0.1))
+    outbound = pair.near.association.outbound
+    outbound.congestion = LossOnly(outbound.round_trips, PACKET)
+    pair.start()
+    stranger(pair.far)
+    fill(pair.near)
+    pair.run(3)
+    pair.there.conditions = Conditions(rate=20e6, delay=0.06, queue=0.1)
+    pair.run(2)
+    before = pair.far.bytes
+    pair.run(2)
+    assert (pair.far.bytes - before) * 8 > 0.8 * 2 * PAYLOAD * 20e6
