@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from doorstep.protocol.errors import (
-    DeadlineExceeded,
     InvalidInput,
     NotCarried,
     ProtocolError,
@@ -82,15 +82,15 @@ class StreamRegistry:
         params: Mapping[str, Any],
         lane: Lane,
         window: int | None,
-        limit: float,
+        limit: AbstractAsyncContextManager[object],
     ) -> Stream:
-        """Send OPEN and wait for ACCEPT, at most ``limit`` seconds; giving up resets the stream."""
+        """Send OPEN and wait for ACCEPT within ``limit``; giving up resets the stream."""
         check_name("service", service)
         check_name("method", method)
         body = to_object("params", params)
         stream: Stream | None = None
         try:
-            async with asyncio.timeout(limit):
+            async with limit:
                 wire = await self._outbound.present()
                 if lane not in wire.traits.lanes:
                     raise NotCarried(lane, wire.kind)
@@ -99,7 +99,7 @@ class StreamRegistry:
         except TimeoutError:
             if stream is not None:
                 stream.abort("timeout", "the stream was not accepted in time")
-            raise DeadlineExceeded(f"open {service}.{method}", limit) from None
+            raise
         except asyncio.CancelledError:
             if stream is not None:
                 stream.abort("cancelled", "the opener gave up")

@@ -410,14 +410,19 @@ class Session:
     ) -> Stream:
         """Open a stream and wait until the peer has taken it.
 
-        ``window`` bounds what is kept unread here; ``timeout`` is in seconds, ``Timing.call`` by default. An
-        opener that gives up, by timeout or cancellation, resets the stream. Raises :class:`RemoteError` when
-        the service refuses, :class:`NotCarried` when the wire there is now has no such lane,
-        :class:`DeadlineExceeded`, :class:`InvalidInput`, :class:`SessionClosed`.
+        ``window`` bounds what is kept unread here; ``timeout`` is in seconds. Without one it is
+        ``Timing.call``, of the time in which a wire carries the lane. An opener that gives up, by timeout or
+        cancellation, resets the stream. Raises :class:`RemoteError` when the service refuses,
+        :class:`NotCarried` when the wire there is now has no such lane, :class:`DeadlineExceeded`,
+        :class:`InvalidInput`, :class:`SessionClosed`.
         """
         self._require_open()
-        limit = self._timing.call if timeout is None else timeout
-        return await self._streams.open(service, method, params, lane, window, limit)
+        seconds = self._timing.call if timeout is None else timeout
+        limit = self._wire_time.timeout(lane, seconds) if timeout is None else asyncio.timeout(timeout)
+        try:
+            return await self._streams.open(service, method, params, lane, window, limit)
+        except TimeoutError:
+            raise DeadlineExceeded(f"open {service}.{method}", seconds) from None
 
     async def call(
         self, route: str, params: Mapping[str, Any] = _NOTHING, *, timeout: float | None = None
