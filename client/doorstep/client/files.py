@@ -19,7 +19,7 @@ import msgspec
 
 from doorstep.client._waiting import patient
 from doorstep.client.errors import TooLarge, TransferDamaged
-from doorstep.client.local_file import PIECE, PartFile, read_pieces
+from doorstep.client.local_file import PIECE, Digest, PartFile, read_pieces
 from doorstep.protocol.errors import ProtocolError, RemoteError
 from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import MIB
@@ -63,10 +63,13 @@ class Files:
             size = int(stream.result["size"])
             if size > max_bytes:
                 raise TooLarge(path, size, max_bytes)
-            async for chunk in self._chunks(stream, path):
+            digest = hashlib.sha256()
+            async for chunk in self._chunks(stream):
                 content += chunk
+                digest.update(chunk)
                 if len(content) > max_bytes:
                     raise TooLarge(path, len(content), max_bytes)
+            _compare(path, stream, digest.hexdigest())
         return bytes(content)
 
     async def read_text(self, path: str, *, encoding: str = "utf-8", max_bytes: int = MAX_READ) -> str:
@@ -88,10 +91,11 @@ class Files:
         """
         content = data.encode() if isinstance(data, str) else data
         params = _write_params(path, overwrite=overwrite, mode=mode, make_parents=make_parents)
+        digest = hashlib.sha256()
         if isinstance(content, bytes):
-            await self._send(path, params | {"size": len(content)}, _once(content), len(content), None)
-        else:
-            await self._send(path, params, content, None, None)
+            params["size"] = len(content)
+            content = _once(content)
+        await self._send(path, params, _cut(content, digest), digest)
 
     async def download(
         self, remote: str, local: str | PathLike[str], *, on_progress: OnProgress | None = None
@@ -107,11 +111,12 @@ class Files:
             PartFile(target, mode=int(stream.result["mode"]) & 0o777) as part,
         ):
             done, size = 0, int(stream.result["size"])
-            async for chunk in self._chunks(stream, remote):
+            async for chunk in self._chunks(stream):
                 await part.write(chunk)
                 done += len(chunk)
                 if on_progress is not None:
                     on_progress(done, size)
+            _compare(remote, stream, await part.hashed())
             await part.keep()
         return target
 
@@ -128,9 +133,16 @@ class Files:
         status = await asyncio.to_thread(os.stat, local)
         mode = status.st_mode & 0o777
         params = _write_params(remote, overwrite=overwrite, mode=mode, make_parents=make_parents)
-        size = status.st_size
-        async with aclosing(read_pieces(local)) as pieces:
-            await self._send(remote, params | {"size": size}, pieces, size, on_progress)
+        size, digest, done = status.st_size, hashlib.sha256(), 0
+
+        def gone(count: int) -> None:
+            nonlocal done
+            done += count
+            if on_progress is not None:
+                on_progress(done, size)
+
+        async with aclosing(read_pieces(local, digest)) as pieces:
+            await self._send(remote, params | {"size": size}, pieces, digest, gone)
 
     async def list(self, path: str = ".") -> list[FileInfo]:
         """Return the entries of a directory, directories first, each kind sorted by name."""
@@ -187,32 +199,26 @@ class Files:
         finally:
             await stream.reset("cancelled", "the client gave up the transfer")  # nothing, when it ended whole
 
-    async def _chunks(self, stream: Stream, path: str) -> AsyncIterator[bytes]:
-        """Yield the stream's bytes; at its end compare them with the announced hash."""
+    async def _chunks(self, stream: Stream) -> AsyncIterator[bytes]:
+        """Yield the stream's bytes."""
         with suppress(RemoteError):  # a short file may be here, and its service gone, already
             await stream.finish()
-        digest = hashlib.sha256()
         while chunk := await self._step("files.read", stream.read(PIECE)):
-            digest.update(chunk)
             yield chunk
-        _compare(path, stream, digest.hexdigest())
 
     async def _send(
         self,
         path: str,
         params: Mapping[str, Any],
         pieces: AsyncIterable[bytes],
-        size: int | None,
-        on_progress: OnProgress | None,
+        digest: Digest,
+        gone: Callable[[int], None] = lambda _: None,
     ) -> None:
-        digest, done = hashlib.sha256(), 0
+        """Send ``pieces``, each a step of its own; ``digest`` has seen all of them when they are over."""
         async with self._streaming("write", params) as stream:
-            async for piece in _cut(pieces):
+            async for piece in pieces:
                 await self._step("files.write", stream.write(piece))
-                digest.update(piece)
-                done += len(piece)
-                if on_progress is not None:
-                    on_progress(done, size)
+                gone(len(piece))
             await stream.finish({"sha256": digest.hexdigest()})
             while await self._step("files.write", stream.read()):
                 pass  # the agent has nothing to say before its trailer
@@ -230,9 +236,10 @@ async def _once(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-async def _cut(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """Yield the same bytes in pieces small enough that each is a step of its own."""
+async def _cut(pieces: AsyncIterable[bytes], digest: Digest) -> AsyncIterator[bytes]:
+    """Yield the same bytes, noted in ``digest``, in pieces small enough that each is a step of its own."""
     async for piece in pieces:
+        digest.update(piece)
         for at in range(0, len(piece), PIECE):
             yield piece[at : at + PIECE]
 
