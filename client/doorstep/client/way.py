@@ -8,7 +8,7 @@
          └─ Visit: the login, the agent's row, whom we believe; held while a road or its wire needs it
 
 A road of the second kind waits for an agent that promises to come (``connection-ready``). One that does not
-promise is not waited for.
+promise is not waited for; one that does, as long as somebody knocks, and at least for ``Timing.promise``.
 """
 
 from __future__ import annotations
@@ -115,9 +115,33 @@ class _Coming:
     """Where we wait for the agent by one road, and what it has said to that."""
 
     def __init__(self) -> None:
-        self.promised = False
-        self.vain: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._promised: float | None = None
+        self._last_call: asyncio.TimerHandle | None = None
+        self.vain: asyncio.Future[None] = self._loop.create_future()
         """Fails when the agent will not come."""
+
+    def promise(self) -> None:
+        """The agent says that it comes."""
+        self._promised = self._loop.time()
+        self.again()
+
+    def again(self) -> None:
+        """Somebody knocks, or it has come: there is no last call."""
+        if self._last_call is not None:
+            self._last_call.cancel()
+
+    def nobody_knocks(self, why: str, patience: float) -> None:
+        """It has so many seconds from its last promise; without one it does not come."""
+        if self._promised is None:
+            self.give_up(why)
+        else:
+            self._last_call = self._loop.call_at(self._promised + patience, self.give_up, why)
+
+    def answered(self, why: str) -> None:
+        """It says nothing of this road."""
+        if self._promised is None:
+            self.give_up(why)
 
     def give_up(self, why: str) -> None:
         if not self.vain.done():
@@ -254,6 +278,8 @@ class Way:
 
     async def _connect(self, carry: Carry) -> None:
         timing = replace(self._timing, total=self._left())
+        for coming in self._coming.values():
+            coming.again()
         async with self._connector(carry, timing) as connector:
             try:
                 await connector.connect()
@@ -262,8 +288,7 @@ class Way:
                 raise
             except DoorstepError as error:
                 for coming in self._coming.values():
-                    if not coming.promised:
-                        coming.give_up(str(error))
+                    coming.nobody_knocks(str(error), self._timing.promise)
                 raise
 
     @asynccontextmanager
@@ -299,9 +324,9 @@ class Way:
     def _agent_ready(self, capabilities: tuple[str, ...]) -> None:
         for kind, coming in self._coming.items():
             if kind in capabilities:
-                coming.promised = True
-            elif not coming.promised:
-                coming.give_up(f"the agent does not come by {kind}")
+                coming.promise()
+            else:
+                coming.answered(f"the agent does not come by {kind}")
 
     # By a road where both sides come.
 
@@ -312,6 +337,7 @@ class Way:
                 visit = await stack.enter_async_context(self._visiting.held())
                 wire = await self._met(self._roads[kind](visit.host), visit, coming)
             finally:
+                coming.again()
                 if self._coming.get(kind) is coming:
                     del self._coming[kind]
             await carry(wire)

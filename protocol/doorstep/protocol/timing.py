@@ -63,6 +63,8 @@ class Timing:
     """From the start of a relay's socket to its word that it waits; and again for the sealed handshake."""
     relay_wait: float = 20.0
     """From joining the relay to the other side being there. A knock and a ready are in between."""
+    promise: float = 10.0
+    """From a ready that promises to come by a road to the agent being there, once nobody knocks any more."""
     broadcast_pause: float = 1.0
     """The other roads get this long before a wire over broadcasts, which costs quota, is opened at all."""
     broadcast_after: float = 5.0

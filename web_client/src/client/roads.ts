@@ -40,9 +40,12 @@ export interface RoadsOptions
 
 /** Where we wait for the agent, and what it has said to that. */
 interface Coming {
-    promised: boolean;
+    /** When it last said that it comes: milliseconds, of `performance.now()`. */
+    promised: number | null;
     /** Aborted with the reason when the agent will not come. */
     readonly vain: AbortController;
+    /** Runs when nobody knocks any more. */
+    lastCall?: ReturnType<typeof setTimeout>;
 }
 
 const UNWANTED = "no longer wanted";
@@ -112,6 +115,7 @@ export class Roads {
     /** Knock; with an offer if this is for WebRTC. */
     private async connect(carry: Carry, signal: AbortSignal, offers = true): Promise<void> {
         const { force, makePeer } = this.options;
+        for (const coming of this.coming.values()) clearTimeout(coming.lastCall);
         const connector = new Connector({
             ...this.options,
             carry,
@@ -131,7 +135,7 @@ export class Roads {
         } catch (error) {
             signal.removeEventListener("abort", stop);
             if (!signal.aborted && !isOfOneRoad(error)) this.over.abort(error);
-            this.giveUp(({ promised }) => !promised, (error as Error).message);
+            this.nobodyKnocks((error as Error).message);
             throw error;
         } finally {
             signal.removeEventListener("abort", stop);
@@ -143,20 +147,31 @@ export class Roads {
     private ready(capabilities: readonly string[]): void {
         for (const kind of capabilities) {
             const coming = this.coming.get(kind);
-            if (coming) coming.promised = true;
+            if (!coming) continue;
+            coming.promised = performance.now();
+            clearTimeout(coming.lastCall);
         }
-        this.giveUp(({ promised }) => !promised, "the agent does not come there");
+        for (const { promised, vain } of this.coming.values())
+            if (promised === null) vain.abort(new ConnectFailed("the agent does not come there"));
     }
 
-    private giveUp(which: (coming: Coming) => boolean, why: string): void {
-        for (const coming of this.coming.values())
-            if (which(coming)) coming.vain.abort(new ConnectFailed(why));
+    /** Who has promised to come has `timing.promise` from then on; who has not is not waited for. */
+    private nobodyKnocks(why: string): void {
+        for (const coming of this.coming.values()) {
+            const giveUp = () => coming.vain.abort(new ConnectFailed(why));
+            clearTimeout(coming.lastCall);
+            if (coming.promised === null) giveUp();
+            else {
+                const left = coming.promised + this.options.timing.promise * 1000 - performance.now();
+                coming.lastCall = setTimeout(giveUp, Math.max(left, 0));
+            }
+        }
     }
 
     /** Come by a road; the knock that asks the agent to come too is WebRTC's, or our own if that is not wanted. */
     private async meet(road: Road, carry: Carry, signal: AbortSignal): Promise<void> {
         const [done, vain] = [new AbortController(), new AbortController()];
-        const coming: Coming = { promised: false, vain };
+        const coming: Coming = { promised: null, vain };
         this.coming.set(road.kind, coming);
         const knocking = this.knocks
             ? Promise.resolve()
@@ -168,6 +183,7 @@ export class Roads {
         try {
             if (road.costly && this.knocks) await this.othersFirst(road, unneeded);
             const wire = await this.patiently(road, unneeded);
+            clearTimeout(coming.lastCall);
             const unwanted = () => wire.close(UNWANTED);
             signal.addEventListener("abort", unwanted, { once: true });
             await carry(wire).finally(() => signal.removeEventListener("abort", unwanted));
@@ -175,6 +191,7 @@ export class Roads {
             if (error instanceof PeerNotTrusted && !signal.aborted) this.over.abort(error);
             throw vain.signal.aborted && !signal.aborted ? vain.signal.reason : error;
         } finally {
+            clearTimeout(coming.lastCall);
             if (this.coming.get(road.kind) === coming) this.coming.delete(road.kind);
             done.abort();
             await knocking.catch(() => undefined);

@@ -41,6 +41,8 @@ export interface Timing {
     readonly relayOpen: number;
     /** From joining the relay to the other side being there. */
     readonly relayWait: number;
+    /** From a ready that promises to come by a road to the agent being there, once nobody knocks any more. */
+    readonly promise: number;
     /** The other roads get this long before a wire over broadcasts, which costs quota, is opened at all. */
     readonly broadcastPause: number;
     /** A relay that has neither brought a wire nor failed after this long more is not waited for. */
@@ -84,6 +86,7 @@ export const DEFAULT_TIMING: Timing = Object.freeze({
     keep: 300,
     relayOpen: 5,
     relayWait: 20,
+    promise: 10,
     broadcastPause: 1,
     broadcastAfter: 5,
     broadcastWait: 20,
