@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["login", "logout", "status", "version"]
 
+_CONFIG_BYTES = 64 * 1024
+
 
 @click.command()
 @click.argument("url")
@@ -57,8 +59,10 @@ async def _published_key(url: str) -> str:
     """Ask the hub for its key, as its page does."""
     import httpx
 
+    from doorstep.transport.bounded_http import BoundedClient
+
     try:
-        async with httpx.AsyncClient(timeout=10) as http:
+        async with BoundedClient(10, most_bytes=_CONFIG_BYTES) as http:
             answer = await http.get(f"{url}/config.json")
             answer.raise_for_status()
             return str(answer.json()["key"])

@@ -134,9 +134,11 @@ async def _ask(
     """Call the hub's auth interface. Raises :class:`LinkError` when it does not answer as it should."""
     import httpx
 
+    from doorstep.transport.bounded_http import BoundedClient
+
     headers = {"apikey": key, "Authorization": f"Bearer {bearer or key}"}
     try:
-        async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
+        async with BoundedClient(10, trust_env=False) as http:
             answer = await http.request(method, f"{url}/auth/v1/{path}", json=body, headers=headers)
             answer.raise_for_status()
             made: dict[str, Any] = answer.json()

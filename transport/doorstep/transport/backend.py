@@ -36,6 +36,7 @@ from doorstep.protocol.errors import (
 from doorstep.protocol.ids import AgentId, UserId
 from doorstep.protocol.limits import NAME_CHARACTERS
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
+from doorstep.transport.bounded_http import BoundedClient
 from doorstep.transport.credentials import Credentials
 from doorstep.transport.tokens import Grant, Tokens
 
@@ -110,7 +111,7 @@ class Backend:
     @classmethod
     async def sign_in(cls, credentials: Credentials, timing: Timing = DEFAULT_TIMING) -> Self:
         """Sign in by the refresh token or the password, and stay signed in until :meth:`close`."""
-        http = httpx.AsyncClient(timeout=httpx.Timeout(timing.request))
+        http = BoundedClient(timing.request)
         backend = cls(_client(credentials, http), http, credentials, timing)
         try:
             await backend._tokens.renew()
@@ -324,7 +325,7 @@ async def _translated(request: Awaitable[T]) -> T:
     except auth.AuthError as error:
         raise LinkError(f"the sign-in's answer makes no sense: {error.message}; check DOORSTEP_URL") from None
     except httpx.HTTPError as error:
-        raise LinkError(f"the back end cannot be reached: {error or type(error).__name__}") from None
+        raise LinkError(f"the back end cannot be reached: {str(error) or type(error).__name__}") from None
 
 
 def _sign_in_error(status: int, message: str) -> DoorstepError:
