@@ -266,6 +266,46 @@ def test_any_query_is_valid_sql_or_refused(parameters: list[tuple[str, str]]) ->
         select(db, query)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "code"),
+    [
+        ([("name", "not.is.null")] * 5000, "54001"),
+        ([("name", "isdistinct.a")] * 5000, "54001"),
+        ([("and", f"({','.join(['name.eq.a'] * 5000)})")], "54001"),
+        ([("name", f"eq(any).{{{','.join('a' * 5000)}}}")], "54001"),
+        ([("select", ",".join(f"a{number}:metadata" for number in range(3)))], "54011"),
+    ],
+)
+def test_a_request_cannot_ask_for_work_without_end(parameters: list[tuple[str, str]], code: str) -> None:
+    with pytest.raises(RestError) as caught:
+        parse_query(parameters, "agents", AGENT_COLUMNS)
+    assert (caught.value.status, caught.value.code) == (400, code)
+
+
+def test_as_much_as_anybody_asks_for_is_answered() -> None:
+    few = parse_query([("select", "*,again:metadata"), *[("name", "eq.a")] * 200], "agents", AGENT_COLUMNS)
+    many = parse_query([("name", f"in.({','.join('a' * 9000)})")], "agents", AGENT_COLUMNS)
+    order = parse_query([("order", ",".join(["name.desc", "name"] * 3000))], "agents", AGENT_COLUMNS)
+    assert order.order == "name DESC NULLS FIRST"
+    with table([]) as db:
+        assert [select(db, query) for query in (few, many, order)] == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (reduce(lambda inner, _: [inner], range(101), []), "54001"),
+        (reduce(lambda inner, _: {"a": inner}, range(700), {}), "54001"),
+        ("x" * 65_535, "54000"),
+    ],
+    ids=["deep", "deeper", "long"],
+)
+def test_metadata_is_bounded(value: Any, code: str) -> None:
+    with pytest.raises(RestError) as caught:
+        json_to_sql("metadata", "jsonb", value)
+    assert (caught.value.status, caught.value.code) == (400, code)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
     lambda i: st.lists(i, max_size=3) | st.dictionaries(st.text(max_size=3), i, max_size=3),

@@ -28,6 +28,7 @@ from doorstep.protocol.lanes import Lane
 from doorstep.protocol.timing import Timing
 from doorstep.protocol.trust import TranscriptProofs
 from doorstep.testing.hub import throw_away_hub
+from doorstep.testing.stranger import TOO_MUCH, Says, Stranger, bomb, endless, stranger
 from doorstep.transport.relay import RelayWire, open_relay, relay_url
 
 from .support import SESSION, both
@@ -42,6 +43,12 @@ ALICE, BOB = str(uuid.uuid4()), str(uuid.uuid4())
 def token(sub: str | None, *, secret: str = SECRET, role: str = "authenticated", seconds: float = 600) -> str:
     claims: dict[str, Any] = {"role": role, "exp": time.time() + seconds, "aud": "authenticated"}
     return jwt.encode(claims if sub is None else claims | {"sub": sub}, secret, algorithm="HS256")
+
+
+async def nested(_: Stranger, writer: asyncio.StreamWriter) -> None:
+    body = b"[" * 100_000
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    await writer.drain()
 
 
 async def side(url: str, role: Role, text: str, timing: Timing | None = None) -> RelayWire:
@@ -117,6 +124,18 @@ async def test_the_keys_are_those_that_a_back_end_publishes(tmp_path: Path) -> N
                 assert refused.status_code == 421
         finally:
             await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("says", "error"),
+    [(endless, "more than 262144 bytes"), (bomb, "codec can't decode"), (nested, "too deep")],
+)
+async def test_keys_that_nobody_can_read(says: Says, error: str) -> None:
+    """Neither does a relay without keys start, nor does it read without end."""
+    async with stranger(says) as issuer:
+        with pytest.raises(ValueError, match=error):
+            await RelayServer(RelayConfig(port=0, jwks_url=issuer.url)).start()
+    assert issuer.sent < TOO_MUCH
 
 
 async def test_the_keys_can_be_a_file(tmp_path: Path) -> None:

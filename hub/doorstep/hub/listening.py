@@ -21,6 +21,7 @@ async def serve(
     signals, which belong to the command line."""
     config = uvicorn.Config(
         app,
+        http="h11",  # limits a request's headers to 64 KiB; httptools, where it is installed, to nothing
         log_config=None,
         log_level="warning",  # at "info" it logs URLs, which carry keys
         access_log=False,

@@ -6,6 +6,7 @@ It has no table of agents. Two sockets meet when their tokens name the same user
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Hashable, Mapping
@@ -41,6 +42,8 @@ _REFRESH = 600.0
 """Seconds between two looks at the issuer's keys: how long a withdrawn key is still believed."""
 _FIRST = 10.0
 _BODY = 4096
+_KEYS = 256 * 1024
+"""Bytes of the issuer's keys: some hundreds of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -121,10 +124,11 @@ class RelayServer:
                 log.warning("the issuer's keys cannot be fetched, the old ones stay: %s", error)
 
     async def _fetch(self, url: str) -> None:
-        async with httpx.AsyncClient(timeout=_FIRST) as http:
-            answer = await http.get(url)
-            answer.raise_for_status()
-            self._keys = read_jwks(answer.json())
+        try:
+            async with asyncio.timeout(_FIRST), httpx.AsyncClient(timeout=_FIRST) as http:
+                self._keys = read_jwks(await _read_keys(http, url))
+        except TimeoutError:
+            raise ValueError(f"{url} does not answer within {_FIRST:g} s") from None
 
     async def _verify(self, token: str) -> Claims:
         claims = self._decoded(token)
@@ -154,6 +158,21 @@ class RelayServer:
         if algorithm in _HMAC and self.config.jwt_secret is not None:
             return self.config.jwt_secret
         raise TokenError(TokenFault.SIGNATURE)
+
+
+async def _read_keys(http: httpx.AsyncClient, url: str) -> Any:
+    """The JSON at ``url``. Raises ``httpx.HTTPError``, ``ValueError``."""
+    content = bytearray()
+    async with http.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+        answer.raise_for_status()
+        async for piece in answer.aiter_raw():
+            content += piece
+            if len(content) > _KEYS:
+                raise ValueError(f"{url} has more than {_KEYS} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError(f"{url} is nested too deep") from None
 
 
 async def _same_user(claims: Claims, _: AgentId) -> Hashable | None:

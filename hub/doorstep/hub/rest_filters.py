@@ -17,6 +17,8 @@ _LIKE = {"like": ("~~", 0), "ilike": ("~~*", 1)}
 _TESTS = ("true", "false", "unknown")
 _OPERATOR = re.compile(r"(\w+)(?:\((any|all)\))?\.(.*)", re.DOTALL)
 _DEPTH = 8
+_CONDITIONS = 200
+"""Of one request: each is looked at for each row, and SQLite nests them 1,000 deep at most."""
 _HINT = "No operator matches the given name and argument types. You might need to add explicit type casts."
 
 
@@ -38,6 +40,7 @@ class Filters:
     def __init__(self, table: str, types: Mapping[str, str]) -> None:
         self._table = table
         self._types = types
+        self._left = _CONDITIONS
 
     def parameter(self, key: str, value: str) -> Where:
         """One query parameter: ``column=op.value``, or a group such as ``or=(a.eq.1,b.gt.2)``.
@@ -84,12 +87,15 @@ class Filters:
         makers: dict[str, Callable[[str, str], Where]] = {"is": self._is, "in": self._in}
         make = makers.get(operator)
         if make is not None:
+            self._count()
             return make(name, value)
         if operator == "isdistinct":
+            self._count()
             return Where(f"{name} IS NOT ?", (self._value(name, value),))
         return self._comparison(name, operator, value)
 
     def _comparison(self, name: str, operator: str, value: str) -> Where:
+        self._count()
         if operator in _LIKE:
             return self._like(name, operator, value)
         if operator not in _COMPARE:
@@ -102,6 +108,11 @@ class Filters:
             raise _bad_filter(f"{operator}({quantifier}).{value}")
         parts = tuple(self._comparison(name, operator, _unquote(item)) for item in cut(value[1:-1]))
         return _joined("OR" if quantifier == "any" else "AND", parts) or Where(str(int(quantifier == "all")))
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise RestError(400, "54001", f"a request may have {_CONDITIONS} conditions")
 
     def _is(self, name: str, value: str) -> Where:
         test = value.lower()

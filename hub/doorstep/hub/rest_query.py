@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ _ORDER = re.compile(r"(\w+)(?:\.(asc|desc))?(?:\.nulls(first|last))?")
 _ROWS = 1_000
 """Most rows of one answer, as in a Supabase project."""
 _FAR = 10**9
+_NAMES = 2
+"""Under which one column can be selected: a short request must not ask for an answer without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +93,24 @@ class _Reader:
                 chosen |= {each: each for each in self._types}
             else:
                 chosen[alias or name] = self._column(name)
+        if any(times > _NAMES for times in Counter(chosen.values()).values()):
+            raise RestError(400, "54011", f"a column can be selected under {_NAMES} names")
         return chosen
 
     def order(self, text: str) -> str:
         if not text:
             return "created_at, id"
-        return ", ".join(self._ordering(item.strip()) for item in text.split(","))
+        terms: dict[str, str] = {}
+        for item in text.split(","):
+            name, how = self._ordering(item.strip())
+            terms.setdefault(name, how)  # a second one for a column has nothing left to order
+        return ", ".join(f"{name} {how}" for name, how in terms.items())
 
     def names(self, text: str) -> tuple[str, ...]:
         return tuple(self._column(name) for name in _names(text))
 
-    def _ordering(self, item: str) -> str:
+    def _ordering(self, item: str) -> tuple[str, str]:
+        """Column, and its direction and place of nulls."""
         found = _ORDER.fullmatch(item)
         if found is None:
             raise RestError(400, "PGRST100", f'"failed to parse order ({item[:100]})"')
@@ -108,7 +118,7 @@ class _Reader:
         descending = direction == "desc"
         # PostgreSQL puts nulls last when ascending and first when descending; SQLite does the opposite.
         last = nulls == "last" if nulls else not descending
-        return f"{self._column(name)} {'DESC' if descending else 'ASC'} NULLS {'LAST' if last else 'FIRST'}"
+        return self._column(name), f"{'DESC' if descending else 'ASC'} NULLS {'LAST' if last else 'FIRST'}"
 
     def _column(self, name: str) -> str:
         return column(name, self._table, self._types)

@@ -13,6 +13,10 @@ from typing import Any, cast
 __all__ = ["RestError", "from_sql", "json_to_sql", "text_to_sql"]
 
 _TEXT_CHARACTERS = 16_384
+_JSON_CHARACTERS = 65_536
+"""Of one value: an answer has up to a thousand of them."""
+_JSON_DEPTH = 100
+"""Far from the interpreter's own limit on recursion."""
 _ZONE = re.compile(r"([+-]\d\d)$")
 
 
@@ -86,15 +90,20 @@ def _timestamp(value: object) -> str:
 
 def _jsonb(value: object) -> str:
     """Equal values have equal text: keys in PostgreSQL's order, which is by length first."""
-    return json.dumps(_ordered(value), separators=(",", ":"))
+    text = json.dumps(_ordered(value, _JSON_DEPTH), separators=(",", ":"))
+    if len(text) > _JSON_CHARACTERS:
+        raise RestError(400, "54000", f"a JSON value may have {_JSON_CHARACTERS} characters")
+    return text
 
 
-def _ordered(value: object) -> object:
+def _ordered(value: object, depth: int) -> object:
+    if depth < 0:
+        raise RestError(400, "54001", f"a JSON value may be {_JSON_DEPTH} deep")
     if isinstance(value, dict):
-        items = cast("dict[str, object]", value).items()
-        return {key: _ordered(each) for key, each in sorted(items, key=lambda item: (len(item[0]), item[0]))}
+        items = sorted(cast("dict[str, object]", value).items(), key=lambda item: (len(item[0]), item[0]))
+        return {key: _ordered(each, depth - 1) for key, each in items}
     if isinstance(value, list):
-        return [_ordered(each) for each in cast("list[object]", value)]
+        return [_ordered(each, depth - 1) for each in cast("list[object]", value)]
     return value
 
 
