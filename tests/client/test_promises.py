@@ -1,4 +1,4 @@
-"""An agent that has promised to come by a road is waited for as long as somebody knocks, and not much longer."""
+"""An agent that has promised to come by a road is waited for while somebody knocks, and not much longer."""
 
 from __future__ import annotations
 
