@@ -7,6 +7,7 @@ import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
 import type { Channel, ChannelSpec, Signaling } from "../../src/transport/signaling.ts";
 import type { Wire } from "../../src/transport/wire.ts";
 import { type MemoryWire, ScriptedAgent, wirePair } from "../runtime/memory_wire.ts";
+import { AGENT, AgentsChannel, peer } from "./fakes.ts";
 
 /** A machine may stand still for seconds. */
 export const LONG = { timeout: 30_000 };
@@ -20,8 +21,6 @@ export const FLOW = [
     "connected",
 ];
 
-const AGENT = "00000000-0000-4000-8000-000000000001";
-
 export class Bench {
     readonly sent: string[] = [];
     readonly states: string[] = [];
@@ -34,23 +33,14 @@ export class Bench {
     readonly knocks: unknown[] = [];
     greet: (wire: MemoryWire) => ScriptedAgent = (wire) => new ScriptedAgent(wire);
     answers: "express" | "plain" | "refused" | "never" = "express";
-    private listener: (event: string, payload: unknown) => void = () => undefined;
+    private readonly agents = new AgentsChannel((event, payload) => this.knocked(event, payload));
     private spec: ChannelSpec | null = null;
 
     readonly connection = new Connection({
         agentId: AGENT,
         iceServers: [],
         timing: DEFAULT_TIMING,
-        agents: {
-            joined: async () => undefined,
-            send: async (event, payload) => this.knocked(event, payload),
-            listen: (listener) => {
-                this.listener = listener;
-                return () => {
-                    this.listener = () => undefined;
-                };
-            },
-        },
+        agents: this.agents,
         signaling: { join: (spec) => this.join(spec) } satisfies Signaling,
         makePeer: () => this.peer(),
     });
@@ -79,13 +69,18 @@ export class Bench {
         this.sent.push(payload.offer ? `${event}+offer` : event);
         const { sessionId } = payload;
         this.knocks.push(sessionId);
-        this.listener("connection-ready", { agentId: AGENT, sessionId: "another-session" });
-        this.listener("nonsense", 7);
+        this.agents.say("connection-ready", { agentId: AGENT, sessionId: "another-session" });
+        this.agents.say("nonsense", 7);
         if (this.answers === "express")
-            this.listener("connection-ready", { agentId: AGENT, sessionId, answer: "v=0" });
-        if (this.answers === "plain") this.listener("connection-ready", { agentId: AGENT, sessionId });
+            this.agents.say("connection-ready", { agentId: AGENT, sessionId, answer: "v=0" });
+        if (this.answers === "plain") this.agents.say("connection-ready", { agentId: AGENT, sessionId });
         if (this.answers === "refused")
-            this.listener("connection-refused", { agentId: AGENT, sessionId, code: "busy", message: "full" });
+            this.agents.say("connection-refused", {
+                agentId: AGENT,
+                sessionId,
+                code: "busy",
+                message: "full",
+            });
     }
 
     private peer(): PeerLike {
@@ -95,18 +90,12 @@ export class Bench {
         void left.closed.then(() => {
             this.open -= 1;
         });
-        return {
-            onCandidate: null,
-            createOffer: async () => "v=0\r\na=ice-ufrag:abcd\r\n",
-            applyAnswer: async () => undefined,
-            addCandidate: async () => undefined,
-            wire: async (): Promise<Wire> => {
-                this.greet(right);
-                this.agentWire = right;
-                return left;
-            },
-            close: () => left.close(),
+        const wire = async (): Promise<Wire> => {
+            this.greet(right);
+            this.agentWire = right;
+            return left;
         };
+        return peer(wire, () => left.close());
     }
 
     /** Every peer, or the wire it gave to the session, is closed. */

@@ -1,7 +1,7 @@
 // WebRTC and another road side by side: who carries, who takes over, who is not waited for, who is not trusted.
 
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { Connection, type PeerLike } from "../../src/client/connection.ts";
+import { Connection } from "../../src/client/connection.ts";
 import { type Force, withoutTurn } from "../../src/client/roads.ts";
 import {
     type AgentUnreachable,
@@ -12,11 +12,10 @@ import {
     WireClosed,
 } from "../../src/protocol/errors.ts";
 import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
-import type { Road } from "../../src/transport/road.ts";
 import type { Wire } from "../../src/transport/wire.ts";
 import { type MemoryWire, ScriptedAgent, wirePair } from "../runtime/memory_wire.ts";
+import { AGENT, AgentsChannel, never, peer, road, signaling } from "./fakes.ts";
 
-const AGENT = "00000000-0000-4000-8000-000000000001";
 const FLOW = ["requesting", "waiting-ready", "creating-offer", "waiting-answer", "connecting", "connected"];
 const resume = { token: "t".repeat(43), streams: {} };
 
@@ -48,45 +47,28 @@ class Bench {
     relay: () => Promise<Wire> = async () => met("relay");
     /** Say no to the last knock, as anybody on the channel can. */
     refuse: (code: string) => void = () => undefined;
-    private listener: (event: string, payload: unknown) => void = () => undefined;
+    private readonly agents = new AgentsChannel((_event, payload) => this.knocked(payload));
 
-    private readonly road: Road = {
-        kind: "relay",
-        meet: (_meeting, signal) => {
+    private readonly road = road(
+        "relay",
+        () => {
             this.meetings += 1;
-            return new Promise((resolve, reject) => {
-                signal.addEventListener("abort", () => {
-                    this.ended += 1;
-                    reject(new ConnectFailed("ended"));
-                });
-                this.relay().then(resolve, reject);
-            });
+            return this.relay();
         },
-    };
+        () => {
+            this.ended += 1;
+        },
+    );
 
     readonly connection = new Connection({
         agentId: AGENT,
         iceServers: [{ urls: ["stun:stun.test", "turn:turn.test"], username: "u", credential: "c" }],
         timing: DEFAULT_TIMING,
-        agents: {
-            joined: async () => undefined,
-            send: async (_event, payload) => this.knocked(payload),
-            listen: (listener) => {
-                this.listener = listener;
-                return () => undefined;
-            },
-        },
-        signaling: {
-            join: async ({ topic }) => ({
-                topic,
-                state: "joined",
-                send: async () => undefined,
-                leave: async () => undefined,
-            }),
-        },
+        agents: this.agents,
+        signaling,
         makePeer: (servers, policy) => {
             this.policies.push([policy, servers]);
-            return this.peer();
+            return peer(() => this.webrtc());
         },
         roads: [this.road],
         force: () => this.force,
@@ -99,30 +81,19 @@ class Bench {
     private knocked({ sessionId, capabilities = [], offer }: Record<string, unknown>): void {
         const asked = capabilities as string[];
         this.refuse = (code) =>
-            this.listener("connection-refused", { agentId: AGENT, sessionId, code, message: "no" });
+            this.agents.say("connection-refused", { agentId: AGENT, sessionId, code, message: "no" });
         this.knocks.push(asked);
         const no = { agentId: AGENT, sessionId, message: "no" };
-        if (this.answers === "refused") this.listener("connection-refused", { ...no, code: "busy" });
+        if (this.answers === "refused") this.agents.say("connection-refused", { ...no, code: "busy" });
         if (this.answers === "cannot")
-            this.listener("connection-refused", { ...no, code: "connect-failed", capabilities: asked });
+            this.agents.say("connection-refused", { ...no, code: "connect-failed", capabilities: asked });
         if (this.answers !== "yes") return;
-        this.listener("connection-ready", {
+        this.agents.say("connection-ready", {
             agentId: AGENT,
             sessionId,
             ...(offer ? { answer: "v=0" } : {}),
             ...(this.promises ? { capabilities: asked } : {}),
         });
-    }
-
-    private peer(): PeerLike {
-        return {
-            onCandidate: null,
-            createOffer: async () => "v=0\r\na=ice-ufrag:abcd\r\n",
-            applyAnswer: async () => undefined,
-            addCandidate: async () => undefined,
-            wire: () => this.webrtc(),
-            close: () => undefined,
-        };
     }
 
     async on(kind: string): Promise<void> {
@@ -139,7 +110,6 @@ class Bench {
     }
 }
 
-const never = () => new Promise<Wire>(() => undefined);
 const broken = (error: Error) => async (): Promise<Wire> => {
     throw error;
 };

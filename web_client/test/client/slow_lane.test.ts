@@ -1,7 +1,6 @@
 // A road that costs is taken when the others have failed or are late, and called off when one has not.
 
 import { describe, expect, it } from "vitest";
-import type { PeerLike } from "../../src/client/connection.ts";
 import { type Force, Roads } from "../../src/client/roads.ts";
 import { ConnectFailed } from "../../src/protocol/errors.ts";
 import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
@@ -9,10 +8,9 @@ import { WirePool } from "../../src/transport/pool.ts";
 import type { Road } from "../../src/transport/road.ts";
 import type { Wire } from "../../src/transport/wire.ts";
 import { wirePair } from "../runtime/memory_wire.ts";
+import { AGENT, AgentsChannel, never, peer, road, signaling } from "./fakes.ts";
 
-const AGENT = "00000000-0000-4000-8000-000000000001";
 const HASTY = { ...DEFAULT_TIMING, broadcastPause: 0.1, broadcastAfter: 0.4 };
-const never = () => new Promise<Wire>(() => undefined);
 const failing = async (): Promise<Wire> => {
     throw new ConnectFailed("no relay there");
 };
@@ -28,7 +26,7 @@ class Bench {
     readonly knocks: unknown[] = [];
     readonly since = performance.now();
     readonly pool: WirePool;
-    private listener: (event: string, payload: unknown) => void = () => undefined;
+    private readonly agents = new AgentsChannel((_event, payload) => this.knocked(payload));
 
     constructor(webrtc: () => Promise<Wire>, relay: () => Promise<Wire>, force: Force | null = null) {
         const roads = new Roads({
@@ -36,23 +34,9 @@ class Bench {
             sessionId: "session-0001",
             iceServers: [],
             timing: HASTY,
-            agents: {
-                joined: async () => undefined,
-                send: async (_event, payload) => this.knocked(payload),
-                listen: (listener) => {
-                    this.listener = listener;
-                    return () => undefined;
-                },
-            },
-            signaling: {
-                join: async ({ topic }) => ({
-                    topic,
-                    state: "joined",
-                    send: async () => undefined,
-                    leave: async () => undefined,
-                }),
-            },
-            makePeer: () => this.peer(webrtc),
+            agents: this.agents,
+            signaling,
+            makePeer: () => peer(webrtc),
             roads: [
                 this.road("relay", relay),
                 { ...this.road("broadcast", async () => wire("broadcast")), costly: true },
@@ -73,36 +57,17 @@ class Bench {
     }
 
     private road(kind: string, meet: () => Promise<Wire>): Road {
-        return {
-            kind,
-            meet: (_meeting, signal) => {
-                this.came.push(kind);
-                return new Promise((resolve, reject) => {
-                    signal.addEventListener("abort", () => {
-                        this.ended.push(kind);
-                        reject(new ConnectFailed("ended"));
-                    });
-                    meet().then(resolve, reject);
-                });
-            },
+        const come = () => {
+            this.came.push(kind);
+            return meet();
         };
+        return road(kind, come, () => this.ended.push(kind));
     }
 
     private knocked({ sessionId, capabilities = [], offer }: Record<string, unknown>): void {
         this.knocks.push(capabilities);
         const answer = offer ? { answer: "v=0" } : {};
-        this.listener("connection-ready", { agentId: AGENT, sessionId, capabilities, ...answer });
-    }
-
-    private peer(webrtc: () => Promise<Wire>): PeerLike {
-        return {
-            onCandidate: null,
-            createOffer: async () => "v=0\r\na=ice-ufrag:abcd\r\n",
-            applyAnswer: async () => undefined,
-            addCandidate: async () => undefined,
-            wire: webrtc,
-            close: () => undefined,
-        };
+        this.agents.say("connection-ready", { agentId: AGENT, sessionId, capabilities, ...answer });
     }
 }
 
