@@ -89,6 +89,10 @@ def test_handshake_vectors(case: dict[str, Any]) -> None:
         count = case[role]["count"]
         assert channels[role].seal_count(count["taken"]).hex() == count["message"]
         assert channels[peer].open(bytes.fromhex(count["message"])) == count["taken"]
+        farewell = case[role]["farewell"]
+        frame = bytes.fromhex(farewell["frame"])
+        assert channels[role].seal_farewell(frame).hex() == farewell["message"]
+        assert channels[peer].open(bytes.fromhex(farewell["message"])) == (Lane.CONTROL, frame)
 
 
 @pytest.mark.parametrize("case", VECTORS["refused_greetings"], ids=lambda case: case["name"])
@@ -144,6 +148,48 @@ def test_reordered_and_missing_messages_are_refused() -> None:
     client.seal(Lane.CONTROL, b"first")
     with pytest.raises(ProtocolError, match="left out"):
         agent.open(client.seal(Lane.CONTROL, b"second"))
+
+
+def test_a_farewell_may_come_at_any_time_and_is_the_last() -> None:
+    client, agent = proved()
+    farewell = client.seal_farewell(b"bye")
+    agent.open(client.seal(Lane.CONTROL, b"first"))
+    client.seal(Lane.CONTROL, b"was never sent")
+    assert agent.open(farewell) == (Lane.CONTROL, b"bye")
+    for later in (farewell, client.seal(Lane.CONTROL, b"later"), client.seal(Lane.CONTROL, b"later")):
+        with pytest.raises(ProtocolError):
+            agent.open(later)
+
+
+def test_a_second_farewell_is_not_sealed() -> None:
+    client, _ = proved()
+    client.seal_farewell(b"bye")
+    with pytest.raises(AssertionError, match="one farewell"):
+        client.seal_farewell(b"something else")
+
+
+def test_nobody_else_says_farewell() -> None:
+    """Not by one of another handshake or direction, a changed or cut one, or what was sealed as a frame."""
+    client, agent = proved()
+    again = Handshake(Role.CLIENT, SESSION, AGENT, OTHER[::-1])
+    older = again.complete(Handshake(Role.AGENT, SESSION, AGENT, OTHER).greeting())
+    own = client.seal_farewell(b"bye")
+    frame = client.seal(Lane.CONTROL, b"not the last")
+    forged = [
+        older.seal_farewell(b"bye"),
+        agent.seal_farewell(b"bye"),
+        own[:-1] + bytes([own[-1] ^ 1]),
+        own[:10],
+        own[:1],
+        bytes([0x83]) + frame[1:],
+        bytes([0]) + own[1:],
+    ]
+    for message in forged:
+        _, agent = proved()
+        with pytest.raises(ProtocolError):
+            agent.open(message)
+        with pytest.raises(ProtocolError):
+            agent.open(own)
 
 
 @pytest.mark.parametrize("length", [0, 1, 16, 17, 20])

@@ -11,8 +11,12 @@
 
 Greeting, 67 bytes: ``81``, version ``01``, role (``01`` client, ``02`` agent), nonce and key (RFC 7748) of 32
 bytes each. Every other message: a lane byte (the lane's place in :mod:`doorstep.protocol.lanes`; ``80`` =
-proof, ``82`` = count), then AES-256-GCM (SP 800-38D) of the content with the lane byte as associated data. A
-count is 8 bytes, big-endian: what its sender has taken of bulk (:mod:`doorstep.protocol.bulk_window`).
+proof, ``82`` = count, ``83`` = farewell), then AES-256-GCM (SP 800-38D) of the content with the lane byte as
+associated data. A count is 8 bytes, big-endian: what its sender has taken of bulk
+(:mod:`doorstep.protocol.bulk_window`).
+
+A farewell is a frame of the control lane, sealed before it is needed: a browser seals only while its page
+lives. It may come at any time after the proof, whatever is missing before it, and nothing opens after it.
 
 fields(a, b, …) = each as a length of 2 bytes, big-endian, and its bytes. With L = ``doorstep seal 1``:
 
@@ -20,7 +24,7 @@ fields(a, b, …) = each as a length of 2 bytes, big-endian, and its bytes. With
 * keys: HKDF-SHA256 (RFC 5869) of the X25519 secret; salt = SHA-256 of fields(L, bound); info = fields(L, the
   role that seals with it); 32 bytes.
 * nonce of message n of one direction, from 0: 4 zero bytes, n in 8 bytes, big-endian. It is not sent: the
-  road keeps the order.
+  road keeps the order. Nonce of the one farewell: 12 bytes ``ff``, which no n comes to.
 * transcript(role), which the proof of ``role`` signs = fields(L, role, bound).
 
 Nothing here is a cipher of our own: X25519, HKDF and AES-GCM are those of ``cryptography`` and of WebCrypto.
@@ -66,6 +70,8 @@ _GREETING = 0x81
 _PROOF = 0x80
 _COUNT = 0x82
 _COUNT_BYTES = 8
+_FAREWELL = 0x83
+_FAREWELL_NONCE = b"\xff" * 12
 _VERSION = 1
 _ROLE_BYTES = {Role.CLIENT: 1, Role.AGENT: 2}
 _LANES = tuple(Lane)
@@ -168,12 +174,18 @@ class SealedChannel:
         """The message that says how many bytes of bulk were taken."""
         return self._out.seal(bytes((_COUNT,)), count.to_bytes(_COUNT_BYTES, "big"))
 
+    def seal_farewell(self, frame: bytes) -> bytes:
+        """The message that carries ``frame`` as the last one, whenever that is. Called once at most."""
+        return self._out.seal_farewell(bytes((_FAREWELL,)), frame)
+
     def open(self, message: bytes) -> tuple[Lane, bytes] | int:
         """The next frame of the peer, or its count; raise :class:`ProtocolError`."""
         if not self._proved:
             raise ProtocolError("a frame before the proof", 0)
         if len(message) > MAX_FRAME + OVERHEAD:
             raise ProtocolError(f"a frame has at most {MAX_FRAME} bytes")
+        if message[:1] == bytes((_FAREWELL,)):
+            return Lane.CONTROL, self._in.open_farewell(message)
         frame = self._in.open(message)
         if message[0] == _COUNT:
             if len(frame) != _COUNT_BYTES:
@@ -187,16 +199,22 @@ class SealedChannel:
 class _Direction:
     """One key and its counter."""
 
-    __slots__ = ("_aead", "_broken", "_count")
+    __slots__ = ("_aead", "_broken", "_count", "_farewell")
 
     def __init__(self, shared: bytes, salt: bytes, role: Role) -> None:
         info = _fields(LABEL, role.encode())
         self._aead = AESGCM(HKDF(hashes.SHA256(), _KEY, salt, info).derive(shared))
         self._count = 0
         self._broken = False
+        self._farewell = False
 
     def seal(self, lane: bytes, content: bytes) -> bytes:
         return lane + self._aead.encrypt(self._next(), content, lane)
+
+    def seal_farewell(self, lane: bytes, content: bytes) -> bytes:
+        assert not self._farewell, "one key, one farewell: its nonce is always the same"
+        self._farewell = True
+        return lane + self._aead.encrypt(_FAREWELL_NONCE, content, lane)
 
     def open(self, message: bytes) -> bytes:
         if len(message) < OVERHEAD or self._broken:
@@ -207,6 +225,15 @@ class _Direction:
         except InvalidTag:
             self._broken = True
             raise ProtocolError(f"sealed frame {self._count - 1} was changed, repeated or left out") from None
+
+    def open_farewell(self, message: bytes) -> bytes:
+        broken, self._broken = self._broken, True  # whatever it is, it is the last
+        try:
+            if broken:
+                raise ProtocolError("a farewell after the end")
+            return self._aead.decrypt(_FAREWELL_NONCE, message[1:], message[:1])
+        except InvalidTag:
+            raise ProtocolError("the farewell is not the peer's") from None
 
     def _next(self) -> bytes:
         count, self._count = self._count, self._count + 1

@@ -116,7 +116,7 @@ export class Home {
 
     /** The page goes away for good: machines that still hear of it need not wait for it. */
     leave(): void {
-        for (const workspace of this.workspaces.values()) workspace.connection.close("the page was closed");
+        for (const workspace of this.workspaces.values()) workspace.connection.leave();
     }
 
     async close(): Promise<void> {

@@ -122,6 +122,12 @@ export class Connection {
             this.status.set({ ...this.status.value, state: "idle", reason });
     }
 
+    /** The page goes away for good: tell the machine before this returns. */
+    leave(): void {
+        this.session.value?.depart();
+        this.close();
+    }
+
     /** Why the session is not on WebRTC; "" where it is. */
     get relayReason(): string {
         const { pool, force } = this.ways ?? {};

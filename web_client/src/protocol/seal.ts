@@ -20,6 +20,9 @@ const GREETING = 0x81;
 const PROOF = 0x80;
 const COUNT = 0x82;
 const COUNT_BYTES = 8;
+const FAREWELL = 0x83;
+/** No counter comes to this. */
+const FAREWELL_NONCE = new Uint8Array(12).fill(0xff);
 const VERSION = 1;
 const ROLE_BYTES: Readonly<Record<Role, number>> = { client: 1, agent: 2 };
 /** Messages under one key (SP 800-38D section 8.3). */
@@ -186,11 +189,17 @@ export class SealedChannel {
         return this.outward.seal(COUNT, bytes);
     }
 
+    /** The message that carries `frame` as the last one, whenever that is. Called once at most. */
+    sealFarewell(frame: Uint8Array): Promise<Bytes> {
+        return this.outward.sealFarewell(FAREWELL, frame as Bytes);
+    }
+
     /** The next frame of the peer, or its count. Rejects with `ProtocolError`. */
     async open(message: Bytes): Promise<readonly [Lane, Bytes] | number> {
         if (!this.proved) throw new ProtocolError("a frame before the proof", 0);
         if (message.length > MAX_FRAME + OVERHEAD)
             throw new ProtocolError(`a frame has at most ${MAX_FRAME} bytes`);
+        if (message[0] === FAREWELL) return ["control", await this.inward.openFarewell(message)];
         const frame = await this.inward.open(message);
         const place = message[0] ?? PROOF;
         if (place === COUNT) {
@@ -208,6 +217,8 @@ class Direction {
     private readonly key: CryptoKey;
     private count = 0;
     private broken = false;
+    private farewell = false;
+    private over = false;
 
     constructor(key: CryptoKey) {
         this.key = key;
@@ -215,24 +226,23 @@ class Direction {
 
     async seal(lane: number, content: Bytes): Promise<Bytes> {
         const mark = Uint8Array.of(lane);
-        const sealed = await crypto.subtle.encrypt(this.parameters(mark), this.key, content);
-        return joined(mark, new Uint8Array(sealed));
+        return this.sealed(mark, this.next(), content);
+    }
+
+    /** One key, one farewell: its nonce is always the same. */
+    async sealFarewell(lane: number, content: Bytes): Promise<Bytes> {
+        if (this.farewell) throw new ProtocolError("this key has sealed its farewell");
+        this.farewell = true;
+        return this.sealed(Uint8Array.of(lane), FAREWELL_NONCE, content);
     }
 
     async open(message: Bytes): Promise<Bytes> {
         const number = this.count;
-        if (message.length < OVERHEAD || this.broken) {
+        if (message.length < OVERHEAD || this.broken || this.over) {
             this.broken = true;
             throw new ProtocolError("not a sealed frame");
         }
-        const parameters = this.parameters(message.subarray(0, 1));
-        let opened: Bytes | null = null;
-        try {
-            opened = new Uint8Array(await crypto.subtle.decrypt(parameters, this.key, message.subarray(1)));
-        } catch (error) {
-            this.broken = true;
-            console.debug("a sealed frame does not open:", (error as Error).name);
-        }
+        const opened = await this.opened(message, this.next());
         if (!opened || this.broken) {
             this.broken = true;
             throw new ProtocolError(`sealed frame ${number} was changed, repeated or left out`);
@@ -240,13 +250,43 @@ class Direction {
         return opened;
     }
 
-    private parameters(mark: Bytes): AesGcmParams {
-        if (this.count >= MOST_SEALED) throw new ProtocolError("this key has sealed its last frame");
-        const iv = new Uint8Array(12);
-        new DataView(iv.buffer).setBigUint64(4, BigInt(this.count));
-        this.count += 1;
-        return { name: "AES-GCM", iv, additionalData: mark, tagLength: 128 };
+    /** Whatever it is, it is the last. */
+    async openFarewell(message: Bytes): Promise<Bytes> {
+        const ended = this.broken || this.over;
+        this.over = true;
+        if (ended) throw new ProtocolError("a farewell after the end");
+        const opened = await this.opened(message, FAREWELL_NONCE);
+        if (!opened) throw new ProtocolError("the farewell is not the peer's");
+        return opened;
     }
+
+    private async sealed(mark: Bytes, nonce: Bytes, content: Bytes): Promise<Bytes> {
+        const sealed = await crypto.subtle.encrypt(parameters(mark, nonce), this.key, content);
+        return joined(mark, new Uint8Array(sealed));
+    }
+
+    private async opened(message: Bytes, nonce: Bytes): Promise<Bytes | null> {
+        const algorithm = parameters(message.subarray(0, 1), nonce);
+        try {
+            return new Uint8Array(await crypto.subtle.decrypt(algorithm, this.key, message.subarray(1)));
+        } catch (error) {
+            console.debug("a sealed frame does not open:", (error as Error).name);
+            this.broken = true;
+            return null;
+        }
+    }
+
+    private next(): Bytes {
+        if (this.count >= MOST_SEALED) throw new ProtocolError("this key has sealed its last frame");
+        const nonce = new Uint8Array(12);
+        new DataView(nonce.buffer).setBigUint64(4, BigInt(this.count));
+        this.count += 1;
+        return nonce;
+    }
+}
+
+function parameters(mark: Bytes, nonce: Bytes): AesGcmParams {
+    return { name: "AES-GCM", iv: nonce, additionalData: mark, tagLength: 128 };
 }
 
 function derive(secret: CryptoKey, salt: Bytes, role: Role, use: "encrypt" | "decrypt"): Promise<CryptoKey> {

@@ -25,6 +25,8 @@ const RESUME = "resume";
 /** Seconds that a peer which was told of the end has to close the wire: then it has heard for certain. */
 const FAREWELL = 0.5;
 const MESSAGE_CHARACTERS = 1024;
+/** What a page says that goes away. */
+const LEFT = { kind: "reset", streamId: 0, code: "closed", message: "the page was closed" } as const;
 
 /** Started once and closed once; in between it may be without a wire (`away`), more than once. */
 export type SessionState = "new" | "greeting" | "open" | "away" | "closed";
@@ -156,6 +158,12 @@ export class Session {
         this.end(reason, "closed");
     }
 
+    /** The page goes away: end at once, and tell the peer before this returns. What has not been sent is lost. */
+    depart(): void {
+        if (this.current === "open" && this.resumable) this.link?.wire.farewell?.();
+        this.end(LEFT.message, "closed");
+    }
+
     /** The one way out; the first reason counts. The peer is told, for it would wait for another wire otherwise. */
     private end(reason: string, ending: Ending, code = "closed"): void {
         if (this.over) return;
@@ -241,6 +249,7 @@ export class Session {
         this.wires += 1;
         link.move("carrying");
         this.outbound.use(link.wire, link.peerMaxFrame);
+        if (this.resumable) link.wire.prepareFarewell?.(LEFT);
         this.pulse = new Pulse(this.timing, this.resumable, link.wire.traits?.patience);
         this.ticker = setInterval(() => this.tick(), this.pulse.interval * 1000);
         if (last?.state === "carrying") this.leave(last);

@@ -84,6 +84,7 @@ export class BroadcastWire implements Wire {
     private readonly outbox: Bytes[];
     private readonly roads = LANES.map((lane) => ({ lane, queue: [] as Bytes[], buffered: 0 }));
     private readonly waiting = new Set<() => void>();
+    private last: Bytes | null = null;
     private started = false;
     private reason: string | null = null;
     private end: (reason: string) => void = () => undefined;
@@ -134,6 +135,24 @@ export class BroadcastWire implements Wire {
         if (this.reason !== null) return;
         void this.link.close();
         this.finish(reason, true);
+    }
+
+    prepareFarewell(frame: Frame): void {
+        this.channel.sealFarewell(encode(frame)).then(
+            (sealed) => {
+                this.last = sealed;
+            },
+            (error: Error) => this.fail(error),
+        );
+    }
+
+    /** What waits is lost: it is not sealed yet. */
+    farewell(): boolean {
+        if (this.reason !== null || !this.last) return false;
+        this.link.farewell(this.last);
+        void this.link.close();
+        this.finish("left", true);
+        return true;
     }
 
     async stats(): Promise<WireStats> {

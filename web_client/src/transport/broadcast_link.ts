@@ -101,6 +101,16 @@ export class BroadcastLink {
         this.send();
     }
 
+    /** Send the last record before this returns, with what is before it in the stream, as far as the pace allows. */
+    farewell(data: Bytes): void {
+        const at = now();
+        const slot = at + this.timing.broadcastSlot;
+        this.arq.want(at);
+        this.arq.write(record(data));
+        for (let parcel = this.arq.poll(slot); parcel; parcel = this.arq.poll(slot))
+            this.post(this.party.letter(parcel));
+    }
+
     /** The next record, after all that has arrived. Rejects `WireClosed`. */
     async receive(): Promise<Bytes> {
         for (;;) {

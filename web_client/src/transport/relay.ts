@@ -8,6 +8,7 @@ import { ProtocolError, WireClosed } from "../protocol/errors.ts";
 import { decode, encode, type Frame, type Role } from "../protocol/frames.ts";
 import { type Lane, REQUIRED_LANES } from "../protocol/lanes.ts";
 import { LANE_HIGH_WATER, LANE_LIMIT, LANE_LOW_WATER, MAX_FRAME } from "../protocol/limits.ts";
+import type { Bytes } from "../protocol/proof.ts";
 import { Handshake, makeEphemeral, type Prover, type SealedChannel } from "../protocol/seal.ts";
 import type { Timing } from "../protocol/timing.ts";
 import { limited, type OpenSocket, RelaySocket, type Token } from "./relay_socket.ts";
@@ -84,6 +85,7 @@ export class RelayWire implements Wire {
     private readonly window = new BulkWindow(now());
     private readonly taken = new BulkTaken(now());
     private tellTaken = false;
+    private last: Bytes | null = null;
     private started = false;
     private reason: string | null = null;
     private flushing = false;
@@ -139,6 +141,23 @@ export class RelayWire implements Wire {
             setTimeout(() => this.release(), FLUSH * 1000);
         }
         this.finish(reason);
+    }
+
+    prepareFarewell(frame: Frame): void {
+        this.channel.sealFarewell(encode(frame)).then(
+            (sealed) => {
+                this.last = sealed;
+            },
+            (error: Error) => this.fail(error),
+        );
+    }
+
+    /** What waits is lost: it is not sealed yet. */
+    farewell(): boolean {
+        if (this.reason !== null || !this.last) return false;
+        this.socket.send(this.last).catch((error: Error) => console.debug("farewell:", error.message));
+        this.finish("left");
+        return true;
     }
 
     async stats(): Promise<WireStats> {

@@ -45,5 +45,9 @@ export interface Wire {
     /** Resolves when the lane is below its low-water mark and no more urgent lane is over its own. Rejects `WireClosed`. */
     drained(lane: Lane): Promise<void>;
     close(reason?: string): void;
+    /** Make ready what `farewell()` sends, on a wire that needs time for that. Called once. */
+    prepareFarewell?(frame: Frame): void;
+    /** Send that before this returns, as the last: a page that goes away has no time. False: it was not ready. */
+    farewell?(): boolean;
     stats(): Promise<WireStats>;
 }

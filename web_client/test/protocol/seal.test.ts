@@ -25,6 +25,7 @@ interface Side {
     proofMessage: string;
     frames: { lane: Lane; frame: string; message: string }[];
     count: { taken: number; message: string };
+    farewell: { frame: string; message: string };
 }
 interface Vectors {
     handshakes: { name: string; sessionId: string; agentId: string; client: Side; agent: Side }[];
@@ -123,6 +124,9 @@ describe("sealed channel: vectors", () => {
             const { taken, message } = handshake[role].count;
             expect(toHex(await ours.sealCount(taken))).toBe(message);
             expect(await peer.open(bytes(message))).toBe(taken);
+            const { farewell } = handshake[role];
+            expect(toHex(await ours.sealFarewell(bytes(farewell.frame)))).toBe(farewell.message);
+            expect(await peer.open(bytes(farewell.message))).toEqual(["control", bytes(farewell.frame)]);
         }
     });
 
@@ -178,6 +182,36 @@ describe("sealed channel: what a relay might do", () => {
         const [other, theirs] = await proved();
         await other.seal("control", text("first"));
         await expect(theirs.open(await other.seal("control", text("second")))).rejects.toThrow("left out");
+    });
+
+    it("a farewell comes at any time and is the last", async () => {
+        const [client, agent] = await proved();
+        const farewell = await client.sealFarewell(text("bye"));
+        await agent.open(await client.seal("control", text("first")));
+        await client.seal("control", text("was never sent"));
+        expect(await agent.open(farewell)).toEqual(["control", text("bye")]);
+        await expect(agent.open(farewell)).rejects.toThrow(ProtocolError);
+        await expect(agent.open(await client.seal("control", text("later")))).rejects.toThrow(ProtocolError);
+        await expect(client.sealFarewell(text("something else"))).rejects.toThrow(ProtocolError);
+    });
+
+    it("nobody else says farewell", async () => {
+        const [client, agent] = await proved();
+        const own = await client.sealFarewell(text("bye"));
+        const frame = await client.seal("control", text("not the last"));
+        const forged = [
+            await agent.sealFarewell(text("bye")),
+            own.map((byte, at) => (at === own.length - 1 ? byte ^ 1 : byte)),
+            own.slice(0, 10),
+            own.slice(0, 1),
+            Uint8Array.of(0x83, ...frame.slice(1)),
+            Uint8Array.of(0, ...own.slice(1)),
+        ];
+        for (const message of forged) {
+            const [, other] = await proved();
+            await expect(other.open(message)).rejects.toThrow(ProtocolError);
+            await expect(other.open(own)).rejects.toThrow(ProtocolError);
+        }
     });
 
     it.each([0, 1, 16, 17, 20])("cut to %i bytes", async (length) => {

@@ -58,6 +58,22 @@ describe("broadcast wire", { timeout: 2 * PATIENCE }, () => {
         await until(() => expect(bus.members.size).toBe(0));
     });
 
+    it("a farewell leaves before the call returns, after what is under way", async () => {
+        const bus = new MemoryBus();
+        const [client, agent] = await pair(bus);
+        const heard = inbox(agent);
+        const last: Frame = { kind: "reset", streamId: 0, code: "closed", message: "gone" };
+        expect(client.farewell()).toBe(false);
+        client.prepareFarewell(last);
+        await until(() => expect(client).toHaveProperty("last", expect.any(Uint8Array)));
+        const before = bus.said.length;
+        expect(client.farewell()).toBe(true);
+        expect(bus.said.length).toBeGreaterThan(before);
+        await agent.closed;
+        expect(heard).toEqual([["control", last]]);
+        await until(() => expect(bus.members.size).toBe(0));
+    });
+
     it("whoever comes later hears what was said before", async () => {
         const bus = new MemoryBus();
         const early = side(bus, "agent");

@@ -128,6 +128,42 @@ describe("relay wire", () => {
         vi.useRealTimers();
     });
 
+    it("a farewell leaves before the call returns, and is the last", async () => {
+        const relay = new MemoryRelay();
+        const [client, agent] = await pair(relay);
+        const got = collect(agent);
+        const last: Frame = { kind: "reset", streamId: 0, code: "closed", message: "gone" };
+        expect(client.farewell()).toBe(false); // it was not made ready
+        client.prepareFarewell(last);
+        await vi.waitFor(() => expect(client).toHaveProperty("last", expect.any(Uint8Array)));
+        client.send("control", data(0));
+        await vi.waitFor(() => expect(got).toHaveLength(1));
+        const left: Bytes[] = [];
+        relay.meddle = (_role, message) => {
+            left.push(message);
+            return [message];
+        };
+        client.send("control", data(1));
+        expect(client.farewell()).toBe(true);
+        expect(left).toHaveLength(1);
+        expect(await client.closed).toBe("left");
+        expect(() => client.send("control", data(2))).toThrow(WireClosed);
+        expect(client.farewell()).toBe(false);
+        await agent.closed;
+        expect(got.map(([, frame]) => frame)).toEqual([expect.objectContaining({ offset: 0 }), last]);
+    });
+
+    it("a relay cannot say farewell for somebody", async () => {
+        const relay = new MemoryRelay();
+        const [client, agent] = await pair(relay);
+        const got = collect(agent);
+        relay.meddle = (_role, message) => [Uint8Array.of(0x83, ...message.slice(1))];
+        client.send("control", { kind: "reset", streamId: 0, code: "closed", message: "gone" });
+        expect(await agent.closed).toContain("not the peer's");
+        expect(got).toEqual([]);
+        client.close();
+    });
+
     it("more than the limit on one lane ends it", async () => {
         const [client] = await pair();
         const frame = data(0, new Uint8Array(MAX_FRAME - 32));
