@@ -106,6 +106,7 @@ def build(machine: str, options: dict[str, Any]) -> Any:
         offers=options.get("offers", True),
         client_id=options.get("clientId"),
         capabilities=tuple(options.get("capabilities", ())),
+        jitter=options.get("jitter", 0.0),
     )
 
 

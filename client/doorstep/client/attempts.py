@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -150,7 +151,12 @@ class Connector:
         self._capabilities = capabilities
         self._on_ready = on_ready
         self._machine = Attempt(
-            target.agent_id, target.session_id, express=express, offers=offers, timing=timing
+            target.agent_id,
+            target.session_id,
+            express=express,
+            offers=offers,
+            timing=timing,
+            jitter=random.uniform(-1, 1),  # noqa: S311 - spreads retries, guards nothing
         )
         self._agents = self._topic(signaling, agents_topic(target.user_id))
         self._channel = self._topic(signaling, signaling_topic(target.agent_id))

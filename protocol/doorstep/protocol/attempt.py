@@ -16,6 +16,7 @@ proves that it was sent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -226,6 +227,10 @@ AttemptEffect = (
 )
 
 
+_LIMIT = re.compile("Too many|RateLimit|HTTP 429")
+"""What a Realtime server says when there is too much for it (its ERROR_CODES): of joins, messages, sockets."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an attempt failed. ``pause`` is in seconds; without ``retryable`` this is the end."""
@@ -243,6 +248,10 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
     never later than the plain flow, two round trips sooner at best. The retries are plain, since the agent
     may be offline and a knock should not wait for an offer.
 
+    A channel that was lost to a server's limit is asked for again after a pause, and not counted: there is time
+    until ``timing.total``. ``jitter``, from -1 to 1, is the adapter's random number: clients that began in the
+    same moment pause differently. It moves the attempts in between, not the end of the last one.
+
     With ``offers=False`` it only knocks, for a session that shall come by another road: after the ready it
     waits in ``creating-offer`` until its adapter stops it, or else the agent has not come and is knocked for
     again.
@@ -259,6 +268,7 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         capabilities: tuple[str, ...] = (),
         timing: Timing = DEFAULT_TIMING,
         retries: int = RETRIES,
+        jitter: float = 0.0,
     ) -> None:
         super().__init__(AttemptState.IDLE, TRANSITIONS, WAITS, timing)
         self._agent_id = agent_id
@@ -268,6 +278,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         self._express = express and offers
         self._offers = offers
         self._retries = retries
+        self._jitter = jitter
+        self._uncounted = 0
         self._total: float = 0.0
         self._outcome: Outcome | None = None
         self._forget()
@@ -326,7 +338,7 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
             case WireLost(_, reason):
                 self._wire_lost(reason, now)
             case ChannelLost(_, reason):
-                self._channel_lost(SignalingLost(reason), 0.0, now)
+                self._signaling_lost(reason, now)
             case Denied(_, reason):
                 self._channel_lost(Unauthorized(reason), None, now)
             case PeerFailed(_, reason):
@@ -356,7 +368,7 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
     def _begin(self, trigger: AttemptTrigger, now: float, reason: str = "") -> None:
         self._check(trigger)
         if trigger is not _T.RETRY:
-            self._attempt = 0
+            self._attempt = self._uncounted = 0
             self._total = now + self._timing.total
         self._serial += 1
         self._attempt += 1
@@ -537,19 +549,31 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
 
     # Endings.
 
+    def _signaling_lost(self, reason: str, now: float) -> None:
+        limited = _LIMIT.search(reason) is not None
+        pause = self._timing.retry_pause * (1.5 + self._jitter / 2) if limited else 0.0
+        self._uncounted += limited and self._state is not _S.CONNECTING
+        self._channel_lost(SignalingLost(reason), pause, now)
+
+    def _retry_pause(self) -> float:
+        """What the first pause is longer or shorter, the last one makes up for."""
+        counted = self._attempt - self._uncounted
+        moved = (counted == 1) - (counted == self._retries)
+        return self._timing.retry_pause * (1 + self._jitter / 2 * moved)
+
     def _channel_lost(self, error: DoorstepError, pause: float | None, now: float) -> None:
         if self._state not in (_S.CONNECTING, _S.CONNECTED):  # these need the channel no more
             self._fail(error, pause, now)
 
     def _peer_failed(self, reason: str, now: float) -> None:
         if self._state is not _S.CONNECTED:  # a wire that is up is lost by WireLost only
-            self._fail(ConnectFailed(reason), self._timing.retry_pause, now)
+            self._fail(ConnectFailed(reason), self._retry_pause(), now)
 
     def _wait_over(self, now: float) -> None:
         wait = self._wait
         assert wait is not None  # it was the deadline
         within = f"within {wait.limit:g} s"
-        pause = self._timing.retry_pause
+        pause = self._retry_pause()
         match self._state:
             case _S.WAITING_READY:
                 self._fail(AgentUnreachable(), pause, now)
@@ -575,7 +599,8 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
     def _fail(self, error: DoorstepError, pause: float | None, now: float) -> None:
         """End the attempt; ``pause`` None ends the connect."""
         self._check(_T.FAIL)
-        again = pause is not None and self._attempt <= self._retries and now + pause < self._total
+        counted = self._attempt - self._uncounted
+        again = pause is not None and counted <= self._retries and now + pause < self._total
         self._release()
         self._outcome = Outcome(error, again, pause or 0.0)
         self._move(_T.FAIL, now, str(error))

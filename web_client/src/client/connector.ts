@@ -95,7 +95,7 @@ export class Connector {
         this.options = options;
         this.trust = options.trust;
         const { agentId, sessionId, timing, offers = true } = options;
-        this.machine = new Attempt(agentId, sessionId, { timing, offers });
+        this.machine = new Attempt(agentId, sessionId, { timing, offers, jitter: 2 * Math.random() - 1 });
     }
 
     /** Resolves when a wire carries the session. Rejects with the error of the last attempt, or `ConnectFailed`. */

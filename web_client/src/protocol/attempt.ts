@@ -152,6 +152,9 @@ export type AttemptEffect =
     /** A message changed nothing: `repeat`, `stale`, `late` or `limit`. For the log. */
     | { readonly type: "ignored"; readonly event: string; readonly why: string };
 
+/** What a Realtime server says when there is too much for it (its ERROR_CODES): of joins, messages, sockets. */
+const LIMIT = /Too many|RateLimit|HTTP 429/;
+
 /** How an attempt failed. `pause` is in seconds; without `retryable` this is the end. */
 export interface Outcome {
     readonly error: DoorstepError;
@@ -171,6 +174,11 @@ export interface AttemptOptions {
     readonly capabilities?: readonly string[];
     readonly timing?: Timing;
     readonly retries?: number;
+    /**
+     * From -1 to 1, the adapter's random number: clients that began in the same moment pause differently. It moves the
+     * attempts in between, not the end of the last one.
+     */
+    readonly jitter?: number;
 }
 
 const TRYING: readonly AttemptState[] = [
@@ -209,6 +217,9 @@ export class Attempt {
     private readonly capabilities: readonly string[];
     private readonly timing: Timing;
     private readonly retries: number;
+    private readonly jitter: number;
+    /** Attempts that were lost to a server's limit: there is time until `timing.total`. */
+    private uncounted = 0;
 
     /** `sessionId` null is the anonymous session. */
     constructor(agentId: string, sessionId: string | null, options: AttemptOptions = {}) {
@@ -220,6 +231,7 @@ export class Attempt {
         this.capabilities = options.capabilities ?? [];
         this.timing = options.timing ?? DEFAULT_TIMING;
         this.retries = options.retries ?? RETRIES;
+        this.jitter = options.jitter ?? 0;
         this.trickle = new Trickle(sessionId, "client");
     }
 
@@ -305,12 +317,12 @@ export class Attempt {
                 this.release();
                 return this.begin("wire-lost", now, event.reason);
             case "channel-lost":
-                return this.channelFailed(new SignalingLost(event.reason), 0, now);
+                return this.signalingLost(event.reason, now);
             case "denied":
                 return this.channelFailed(new Unauthorized(event.reason), null, now);
             case "peer-failed":
                 if (this.current === "connected") return; // a wire that is up is lost by wire-lost only
-                return this.fail(new ConnectFailed(event.reason), this.timing.retryPause, now);
+                return this.fail(new ConnectFailed(event.reason), this.retryPause(), now);
             case "not-trusted":
                 return this.fail(new PeerNotTrusted(event.reason, event.known, event.shown), null, now);
         }
@@ -337,7 +349,7 @@ export class Attempt {
     private begin(trigger: AttemptTrigger, now: number, reason = ""): void {
         this.check(trigger);
         if (trigger !== "retry") {
-            this.number = 0;
+            this.number = this.uncounted = 0;
             this.total = now + this.timing.total;
         }
         this.currentSerial += 1;
@@ -516,6 +528,20 @@ export class Attempt {
 
     // --- endings ---
 
+    private signalingLost(reason: string, now: number): void {
+        const limited = LIMIT.test(reason);
+        const pause = limited ? this.timing.retryPause * (1.5 + this.jitter / 2) : 0;
+        if (limited && this.current !== "connecting") this.uncounted += 1;
+        this.channelFailed(new SignalingLost(reason), pause, now);
+    }
+
+    /** What the first pause is longer or shorter, the last one makes up for. */
+    private retryPause(): number {
+        const counted = this.number - this.uncounted;
+        const moved = Number(counted === 1) - Number(counted === this.retries);
+        return this.timing.retryPause * (1 + (this.jitter / 2) * moved);
+    }
+
     private channelFailed(error: DoorstepError, pause: number | null, now: number): void {
         if (this.current === "connecting" || this.current === "connected") return; // these need the channel no more
         this.fail(error, pause, now);
@@ -524,7 +550,7 @@ export class Attempt {
     private waitOver(now: number): void {
         if (!this.wait) return;
         const within = `within ${this.wait.limit} s`;
-        const pause = this.timing.retryPause;
+        const pause = this.retryPause();
         if (this.current === "waiting-ready") this.fail(new AgentUnreachable(), pause, now);
         else if (this.current === "waiting-answer")
             this.fail(new ConnectFailed(`no answer from the agent ${within}`, this.wait.name), pause, now);
@@ -549,7 +575,8 @@ export class Attempt {
     /** End the attempt; `pause` null ends the connect. */
     private fail(error: DoorstepError, pause: number | null, now: number): void {
         this.check("fail");
-        const again = pause !== null && this.number <= this.retries && now + pause < this.total;
+        const counted = this.number - this.uncounted;
+        const again = pause !== null && counted <= this.retries && now + pause < this.total;
         this.release();
         this.ended = { error, retryable: again, pause: pause ?? 0 };
         this.move("fail", now, error.message);
