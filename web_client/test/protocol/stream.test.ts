@@ -1,57 +1,21 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { DoorstepError } from "../../src/protocol/errors.ts";
-import type { Fin, Json, StreamFrame } from "../../src/protocol/frames.ts";
+import type { Fin } from "../../src/protocol/frames.ts";
 import { StreamMachine } from "../../src/protocol/stream.ts";
-import { fromHex, plain, vectors, withBytes } from "../vectors.ts";
-import { take } from "./stream_ends.ts";
+import { plain, vectors } from "../vectors.ts";
+import { type Act, act, type Scenario } from "./stream_ends.ts";
 
-interface Step {
-    readonly do: string;
-    readonly payload?: string;
-    readonly count?: number;
-    readonly result?: Json;
-    readonly trailer?: Json;
-    readonly code?: string;
-    readonly message?: string;
-    readonly received?: StreamFrame;
+interface Step extends Act {
     readonly frame?: unknown;
     readonly bytes?: string;
     readonly error?: string;
     readonly state: string;
     readonly credit: number;
 }
-interface Scenario {
-    readonly name: string;
-    readonly opener: boolean;
-    readonly window: number;
-    readonly peerWindow: number;
-    readonly steps: Step[];
-}
 
-const { scenarios } = vectors<{ scenarios: Scenario[] }>("stream");
+const { scenarios } = vectors<{ scenarios: Scenario<Step>[] }>("stream");
 const CODES: Readonly<Record<string, string>> = { protocol: "protocol", "stream-closed": "stream-closed" };
-
-function act(machine: StreamMachine, step: Step): unknown {
-    switch (step.do) {
-        case "accept":
-            return machine.accept(step.result ?? {});
-        case "send":
-            return machine.send(fromHex(step.payload ?? ""));
-        case "finish":
-            return machine.finish(step.trailer ?? {});
-        case "reset":
-            return machine.reset(step.code ?? "", step.message ?? "");
-        case "consume":
-            return machine.consume(step.count ?? 0);
-        case "check-readable":
-            return machine.checkReadable();
-        case "receive":
-            return take(machine, withBytes(step.received as StreamFrame & { payload?: unknown }));
-        default:
-            throw new Error(`the vectors have a new step: ${step.do}`);
-    }
-}
 
 describe("stream", () => {
     it.each(scenarios.map((one) => [one.name, one] as const))("%s", (_, scenario) => {

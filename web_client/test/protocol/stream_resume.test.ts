@@ -2,32 +2,16 @@
 
 import { describe, expect, it } from "vitest";
 import { type DoorstepError, ProtocolError } from "../../src/protocol/errors.ts";
-import { decode, encode, type Frame, type Json, type StreamFrame } from "../../src/protocol/frames.ts";
+import { decode, encode, type Frame } from "../../src/protocol/frames.ts";
 import { StreamMachine } from "../../src/protocol/stream.ts";
 import { fromHex, plain, toHex, vectors, withBytes } from "../vectors.ts";
-import { take } from "./stream_ends.ts";
+import { type Act, act, type Scenario } from "./stream_ends.ts";
 
-interface Step {
-    readonly do: string;
-    readonly payload?: string;
-    readonly result?: Json;
-    readonly trailer?: Json;
-    readonly code?: string;
-    readonly message?: string;
-    readonly received?: StreamFrame;
-    readonly position?: number | null;
-    readonly most?: number;
+interface Step extends Act {
     readonly then: Readonly<Record<string, unknown>>;
 }
-interface Scenario {
-    readonly name: string;
-    readonly opener: boolean;
-    readonly window: number;
-    readonly peerWindow: number;
-    readonly steps: Step[];
-}
 interface Vectors {
-    readonly streams: Scenario[];
+    readonly streams: Scenario<Step>[];
     readonly greetings: { name: string; frame: Frame & { payload?: unknown }; hex: string }[];
     readonly refused: { name: string; hex: string }[];
 }
@@ -35,7 +19,7 @@ interface Vectors {
 const all = vectors<Vectors>("resume");
 const OUTCOME = "frame bytes error code state credit position acked behind settled".split(" ");
 
-function begun(scenario: Scenario): StreamMachine {
+function begun(scenario: Scenario<Step>): StreamMachine {
     const machine = new StreamMachine(1, { ...scenario, replay: true });
     const { window } = scenario;
     if (scenario.opener)
@@ -49,29 +33,6 @@ function begun(scenario: Scenario): StreamMachine {
             window,
         };
     return machine;
-}
-
-function act(machine: StreamMachine, step: Step): unknown {
-    switch (step.do) {
-        case "accept":
-            return machine.accept(step.result ?? {});
-        case "send":
-            return machine.send(fromHex(step.payload ?? ""));
-        case "finish":
-            return machine.finish(step.trailer ?? {});
-        case "reset":
-            return machine.reset(step.code ?? "", step.message ?? "");
-        case "resume":
-            return machine.resume(step.position);
-        case "pull":
-            return machine.pull(step.most ?? 0);
-        case "acknowledge":
-            return machine.acknowledge();
-        case "receive":
-            return take(machine, withBytes(step.received as StreamFrame & { payload?: unknown }));
-        default:
-            throw new Error(`the vectors have a new step: ${step.do}`);
-    }
 }
 
 /** Take a step; say what came of it, and what holds then. */
