@@ -228,7 +228,7 @@ AttemptEffect = (
 
 
 _LIMIT = re.compile("Too many|RateLimit|HTTP 429")
-"""What a Realtime server says when there is too much for it (its ERROR_CODES): of joins, messages, sockets."""
+"""What a Realtime server says of too many joins, messages or sockets (its ERROR_CODES)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +248,9 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
     never later than the plain flow, two round trips sooner at best. The retries are plain, since the agent
     may be offline and a knock should not wait for an offer.
 
-    A channel that was lost to a server's limit is asked for again after a pause, and not counted: there is time
-    until ``timing.total``. ``jitter``, from -1 to 1, is the adapter's random number: clients that began in the
-    same moment pause differently. It moves the attempts in between, not the end of the last one.
+    A channel that was lost to a server's limit is asked for again after a pause, and not counted: there is
+    time until ``timing.total``. ``jitter``, from -1 to 1, is the adapter's random number: clients that began
+    in the same moment pause differently. It moves the attempts in between, not the end of the last one.
 
     With ``offers=False`` it only knocks, for a session that shall come by another road: after the ready it
     waits in ``creating-offer`` until its adapter stops it, or else the agent has not come and is knocked for
