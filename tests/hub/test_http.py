@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -12,10 +16,12 @@ from websockets.exceptions import InvalidStatus
 
 from doorstep.hub.assets import migrations, web_root
 from doorstep.hub.security import allowed_hosts
+from doorstep.testing.deadlines import SCALE
 from doorstep.testing.hub import ThrowAwayHub, throw_away_hub
 from doorstep.testing.raw_socket import raw_socket
 
 pytestmark = pytest.mark.asyncio
+DEADLINE = 20.0 * SCALE
 
 
 async def test_health_and_config(hub: ThrowAwayHub, http: httpx.AsyncClient) -> None:
@@ -112,6 +118,57 @@ async def test_bodies_are_bounded(tmp_path: Path) -> None:
             assert answer.status_code == 413
         headers = {"apikey": hub.service_key}
         assert (await http.post("/rest/v1/agents", content=chunks(), headers=headers)).status_code == 413
+
+
+Raw = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def raw_connection(
+    hub: ThrowAwayHub,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    address = urlsplit(hub.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+HEAD = b"POST /auth/v1/signup HTTP/1.1\r\nHost: 127.0.0.1\r\napikey: KEY\r\nContent-Length: 90000\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"", HEAD, HEAD + b"\r\n{"], ids=["nothing", "head", "body"])
+async def test_a_request_that_never_comes_whole_has_an_end(tmp_path: Path, begun: bytes) -> None:
+    async with throw_away_hub(tmp_path, request_seconds=0.3) as hub, raw_connection(hub) as (reader, writer):
+        writer.write(begun.replace(b"KEY", hub.anon_key.encode()))
+        ended = asyncio.create_task(reader.read())
+        with suppress(ConnectionError):
+            while begun and not ended.done():  # it goes on, slowly
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.wait({ended}, timeout=0.02)
+        with suppress(ConnectionError):
+            assert await ended == b""
+
+
+async def test_one_that_comes_in_time_is_answered_however_long_that_takes(tmp_path: Path) -> None:
+    async with throw_away_hub(tmp_path, request_seconds=0.3) as hub, raw_connection(hub) as (reader, writer):
+        writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 OK")
+        async with raw_socket(hub.url, hub.anon_key) as socket:
+            assert await reader.read() == b""  # no further one has come
+            assert await socket.barrier() == []  # a request that has become a socket has come
+
+
+async def test_an_endless_head_is_refused(hub: ThrowAwayHub) -> None:
+    async with raw_connection(hub) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + b"a" * 200_000)
+        with suppress(ConnectionError):
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_broadcasts_by_http(hub: ThrowAwayHub, http: httpx.AsyncClient) -> None:

@@ -98,6 +98,10 @@ class GivenKeys:
     """A JSON Web Key Set: who else signs users' tokens, by ``kid``."""
 
 
+REQUEST_SECONDS = 60.0
+"""The largest body on a slow uplink, and some patience."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubConfig:
     """How one hub runs. ``state_dir`` is the product's; the hub's own files are in ``hub/`` there."""
@@ -123,6 +127,8 @@ class HubConfig:
     keys: GivenKeys = field(default_factory=GivenKeys)
     body_bytes: int = 1 * MIB
     """Largest request body, except of a REST broadcast, which is bounded by the realtime payload limit."""
+    request_seconds: float = REQUEST_SECONDS
+    """In which a request, head and body, must have come."""
     password_characters: int = 8
     """Shortest password accepted for a new account."""
     realtime: RealtimeLimits = field(default_factory=RealtimeLimits)

@@ -7,7 +7,9 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp
 
+from doorstep.hub.config import REQUEST_SECONDS
 from doorstep.hub.connection import HubWebSocket
+from doorstep.hub.request import http_class
 
 __all__ = ["listen", "local_url", "serve"]
 
@@ -15,13 +17,19 @@ _STOP_SECONDS = 2
 
 
 async def serve(
-    app: ASGIApp, listener: socket.socket, *, websocket: type[HubWebSocket], message_bytes: int
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    websocket: type[HubWebSocket],
+    message_bytes: int,
+    request_seconds: float = REQUEST_SECONDS,
 ) -> uvicorn.Server:
     """A started server. The caller runs its ``main_loop()``: uvicorn's ``serve()`` would take the process's
     signals, which belong to the command line."""
     config = uvicorn.Config(
         app,
-        http="h11",  # limits a request's headers to 64 KiB; httptools, where it is installed, to nothing
+        # h11 limits a request's head to 64 KiB; httptools, where it is installed, to nothing
+        http=http_class(request_seconds),
         log_config=None,
         log_level="warning",  # at "info" it logs URLs, which carry keys
         access_log=False,

@@ -99,6 +99,7 @@ class HubServer:
             listener,
             websocket=websocket_class(limits.idle),
             message_bytes=limits.frame_bytes,
+            request_seconds=self.config.request_seconds,
         )
         self._serving = asyncio.create_task(self._server.main_loop(), name="hub")
         self._house = asyncio.create_task(keep_house(services), name="hub-housekeeping")
