@@ -133,8 +133,14 @@ class FilesService:
             writer.close()
 
     async def _receive(self, path: str, writer: FileWriter, stream: Stream) -> None:
+        held = bytearray()
         while data := await stream.read(_CHUNK):
-            await self._io(path, writer.write, data)
+            held += data
+            if len(held) >= _CHUNK:
+                await self._io(path, writer.write, held)
+                held = bytearray()
+        if held:
+            await self._io(path, writer.write, held)
 
     async def _io(self, path: str, work: Callable[..., T], *arguments: object) -> T:
         def guarded() -> T:
