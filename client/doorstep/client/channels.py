@@ -61,4 +61,4 @@ class Topic:
             self._joined.set()
         elif self._channel is not None:
             self._joined.clear()
-            self._on_lost(f"{self.name} is no longer joined")
+            self._on_lost(f"{self.name} is no longer joined: {self._channel.reason}")

@@ -35,6 +35,7 @@ from realtime import (
     ServerMessage,
     ServerMessageAdapter,
     SuccessReplyMessage,
+    SystemMessage,
 )
 from realtime import __version__ as library_version
 from realtime._async.timer import AsyncTimer
@@ -336,6 +337,7 @@ class _Channel(AsyncRealtimeChannel):
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.rejoin_timer = _NoTimer(self._rejoin_if_connected, float)
         self._spec = spec
+        self._complaint = ""
         self.on_broadcast("*", self._on_broadcast)
         if spec.on_presence is not None:
             self.on_presence_sync(self._on_sync)
@@ -370,11 +372,13 @@ class _Channel(AsyncRealtimeChannel):
         if ended and message.ref not in (None, self.join_push.ref):
             log.debug("%s: ignored the %s of an earlier join", self.topic, message.event)
             return
+        if isinstance(message, SystemMessage) and message.payload.status == "error":
+            self._complaint = message.payload.message
         self._handle_message(message)
 
     def _on_status(self, status: RealtimeSubscribeStates, error: Exception | None) -> None:
         if status is not RealtimeSubscribeStates.SUBSCRIBED:
-            self.lose(words.reason(status.value, error))
+            self.lose(self._complaint or words.reason(status.value, error))
 
     def _on_broadcast(self, broadcast: BroadcastPayload) -> None:
         self._spec.on_message(broadcast["event"], broadcast["payload"])

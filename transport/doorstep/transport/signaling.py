@@ -46,6 +46,11 @@ class Channel(Protocol):
     def state(self) -> ChannelState: ...
 
     @property
+    def reason(self) -> str:
+        """Why it is not joined."""
+        ...
+
+    @property
     def presence(self) -> Presence: ...
 
     async def send(self, event: str, payload: Mapping[str, Any]) -> None:

@@ -323,8 +323,9 @@ class SupervisedSignaling:
             async with asyncio.timeout(timeout):
                 refusal = await asyncio.shield(channel.settled)
         except TimeoutError:
+            reason = channel.reason
             await channel.leave()
-            raise SignalingLost(f"{spec.topic} is not joined after {timeout:g} s: {channel.reason}") from None
+            raise SignalingLost(f"{spec.topic} is not joined after {timeout:g} s: {reason}") from None
         except asyncio.CancelledError:
             await channel.leave()
             raise

@@ -344,12 +344,12 @@ export class Connector {
             {
                 topic: signalingTopic(this.options.agentId),
                 onMessage: (event, payload) => this.receive(event, payload),
-                onState: (state) => {
+                onState: (state, reason = "no reason given") => {
                     if (state === "lost" && channel && this.channel === channel)
                         this.dispatch({
                             type: "channel-lost",
                             serial,
-                            reason: "the signaling channel was lost",
+                            reason: `the signaling channel was lost: ${reason}`,
                         });
                 },
             },

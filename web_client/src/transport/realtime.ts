@@ -102,6 +102,8 @@ export function separateSignaling(
 class SupervisedChannel implements Channel {
     /** Resolves when left. */
     readonly left: Promise<void>;
+    /** Why it is not joined. */
+    private reason = "not yet joined";
     private current: ChannelState = "lost";
     private channel: RealtimeChannel | null = null;
     private timer: ReturnType<typeof setTimeout> | undefined;
@@ -156,6 +158,10 @@ class SupervisedChannel implements Channel {
         this.channel = channel;
         channel.on("broadcast", { event: "*" }, ({ event, payload }) => this.spec.onMessage(event, payload));
         if (this.presence) channel.on("presence", { event: "sync" }, () => this.present(channel));
+        let complaint: Error | undefined;
+        channel.on("system", {}, ({ status, message }: { status?: string; message?: string }) => {
+            if (status === "error") complaint = new Error(message);
+        });
         await new Promise<void>((resolve, reject) => {
             channel.subscribe((status, error) => {
                 if (this.channel !== channel) return; // an echo of a channel that was given up
@@ -164,7 +170,7 @@ class SupervisedChannel implements Channel {
                     resolve();
                     return;
                 }
-                const reason = failure(status, error);
+                const reason = failure(status, complaint ?? error);
                 if (this.current === "joined") this.lose(reason);
                 else this.drop();
                 reject(reason);
@@ -174,7 +180,8 @@ class SupervisedChannel implements Channel {
 
     async send(event: string, payload: Record<string, unknown>): Promise<void> {
         const { channel } = this;
-        if (this.current !== "joined" || !channel) throw new SignalingLost(`${this.topic} is not joined`);
+        if (this.current !== "joined" || !channel)
+            throw new SignalingLost(`${this.topic} is not joined (${this.reason})`);
         let lost: (error: Error) => void = () => undefined;
         const result = await new Promise<string>((resolve, reject) => {
             lost = reject;
@@ -213,7 +220,8 @@ class SupervisedChannel implements Channel {
 
     private lose(reason: Error): void {
         this.drop();
-        this.move("lost");
+        this.reason = reason.message;
+        this.move("lost", reason.message);
         if (reason instanceof Unauthorized) return; // the policies changed their mind: asking again does not help
         this.schedule();
     }
@@ -249,10 +257,10 @@ class SupervisedChannel implements Channel {
         });
     }
 
-    private move(state: ChannelState): void {
+    private move(state: ChannelState, reason = ""): void {
         if (this.current === state) return;
         this.current = state;
-        this.spec.onState?.(state);
+        this.spec.onState?.(state, reason);
     }
 }
 

@@ -12,7 +12,8 @@ export interface ChannelSpec {
     readonly onMessage: (event: string, payload: unknown) => void;
     /** All present members after each (debounced) change. Left out = presence is not asked for. */
     readonly onPresence?: (presence: Presence) => void;
-    readonly onState?: (state: ChannelState) => void;
+    /** `reason`: why it was lost. */
+    readonly onState?: (state: ChannelState, reason?: string) => void;
 }
 
 export interface Channel {

@@ -12,6 +12,7 @@ type Status = (status: string, error?: Error) => void;
 class FakeChannel {
     status: Status = () => undefined;
     heard: (message: unknown) => void = () => undefined;
+    told: (message: unknown) => void = () => undefined;
     sent: unknown[] = [];
     reply = "ok";
     readonly topic: string;
@@ -24,6 +25,7 @@ class FakeChannel {
 
     on(type: string, _filter: unknown, callback: (message: unknown) => void): this {
         if (type === "broadcast") this.heard = callback;
+        if (type === "system") this.told = callback;
         return this;
     }
 
@@ -116,6 +118,21 @@ describe("realtime", () => {
         (await client.made(2)).status("TIMED_OUT");
         await expect(late).rejects.toBeInstanceOf(SignalingLost);
         expect(service.topics()).toEqual([]);
+    });
+
+    it("what the server says of a channel that it closes is why it was lost", async () => {
+        const [service, client] = signaling();
+        const why: unknown[] = [];
+        const joining = service.join({ ...quiet, onState: (state, reason) => why.push([state, reason]) }, 1);
+        const made = await client.made(1);
+        made.status("SUBSCRIBED");
+        made.told({ status: "ok", message: "Subscribed to PostgreSQL", extension: "postgres_changes" });
+        const channel = await joining;
+        made.told({ status: "error", message: "Too many messages per second", extension: "system" });
+        made.status("CLOSED");
+        expect(why.slice(1)).toEqual([["lost", "Too many messages per second"]]);
+        await expect(channel.send("offer", {})).rejects.toThrow("Too many messages");
+        await channel.leave();
     });
 
     it.each(["CHANNEL_ERROR", "TIMED_OUT", "CLOSED"])("after %s the channel is made anew", async (status) => {
