@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import logging
 from dataclasses import replace
 from typing import Any
@@ -162,6 +163,30 @@ async def test_the_largest_message_a_server_carries_ends_no_socket(hub: Any, mem
     await channel.send("connection-request", {"offer": "x" * 2_900_000})
     await one.until(lambda: bool(one.messages))
     assert one.states == [JOINED]
+
+
+@pytest.mark.parametrize("keys", [True, False], ids=["many keys", "one key"])
+async def test_a_server_that_invents_presences_without_end(hub: Any, member: Any, keys: bool) -> None:
+    """Nor does one that only shows itself, and looks at nobody, keep them."""
+    one, two = member(hub.topic, presence=True), member(hub.topic, "agent-1")
+    await hub.signaling().join(one.spec, timeout=3)
+    await hub.signaling().join(two.spec, timeout=3)
+    for link, _ in hub.tap.links:
+        for begin in range(0, 2_500, 500):
+            metas = [{"phx_ref": f"{begin}-{number}"} for number in range(500)]
+            joins = (
+                {meta["phx_ref"]: {"metas": [meta]} for meta in metas} if keys else {"one": {"metas": metas}}
+            )
+            frame = {
+                "topic": f"realtime:{hub.topic}",
+                "event": "presence_diff",
+                "ref": None,
+                "payload": {"joins": joins, "leaves": {}},
+            }
+            await link.send(json.dumps(frame))
+    for each in (one, two):
+        await each.until(lambda each=each: each.states == [JOINED, LOST, JOINED])
+    await one.until(lambda: one.presences[-1] == {})
 
 
 async def test_no_log_line_holds_the_key_or_a_token(hub: Any, member: Any, caplog: Any) -> None:

@@ -30,6 +30,8 @@ from realtime import (
     ChannelEvents,
     ErrorReplyMessage,
     Message,
+    PresenceDiffMessage,
+    PresenceStateMessage,
     RealtimeSubscribeStates,
     ReplyMessage,
     ServerMessage,
@@ -60,6 +62,8 @@ REQUESTS_IN_FLIGHT = 256
 MESSAGE_BYTES = 4 * MIB
 """Largest message taken: Supabase carries broadcasts of up to 3 MB. At the 1 MiB of websockets, one such
 message of one client would end the socket of every agent that hears it."""
+PRESENT = 2_000
+"""Presences of one channel: twice the agents that are listed. A server can add to them without end."""
 
 if not library_version.startswith("2."):
     raise ImportError(f"realtime {library_version} has other insides than the 2.34 that doorstep adapts")
@@ -375,6 +379,15 @@ class _Channel(AsyncRealtimeChannel):
         if isinstance(message, SystemMessage) and message.payload.status == "error":
             self._complaint = message.payload.message
         self._handle_message(message)
+        if isinstance(message, PresenceStateMessage | PresenceDiffMessage):
+            self._limit_presence()
+
+    def _limit_presence(self) -> None:
+        """The supervisor joins again, and begins with what the server says then."""
+        present = self.presence_state()
+        if sum(map(len, present.values())) > PRESENT:
+            present.clear()
+            self.lose(f"more than {PRESENT} are present")
 
     def _on_status(self, status: RealtimeSubscribeStates, error: Exception | None) -> None:
         if status is not RealtimeSubscribeStates.SUBSCRIBED:
