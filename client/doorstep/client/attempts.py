@@ -336,16 +336,20 @@ class Connector:
                 self._handle(ChannelLost(joined.serial, str(error)))
             else:
                 self._handle(joined)
-                if isinstance(joined, AgentsJoined) and self._machine.serial == joined.serial:
-                    self._knock_early(joined.serial)
+                if isinstance(joined, AgentsJoined):
+                    await self._knock_early(joined.serial)
 
         task = self._steps.spawn(joining(), f"doorstep-join-{joined.serial}")
         if isinstance(joined, SignalingJoined):
             self._joins[joined.serial] = task
 
-    def _knock_early(self, serial: int) -> None:
-        """The agent need not wait for our offer to come where we come besides."""
-        if self._requested != serial and self._capabilities():
+    async def _knock_early(self, serial: int) -> None:
+        """The agent need not wait for our offer to come where we come besides, if that takes a while."""
+        if self._machine.serial != serial or self._requested == serial:
+            return
+        await asyncio.sleep(self._timing.early_knock)
+        waits = self._machine.serial == serial and self._machine.state is AttemptState.REQUESTING
+        if waits and self._requested != serial and self._capabilities():
             request = ConnectionRequest(agent_id=self._target.agent_id, session_id=self._target.session_id)
             self._send(self._agents, request, None, serial)
 

@@ -37,6 +37,8 @@ class Timing:
     """ICE gathering before the description goes out; late ones follow. A silent STUN server costs 5 s."""
     ice_servers: float = 0.3
     """An offer waits this long for the back end's ICE servers; later ones are for the next attempt."""
+    early_knock: float = 0.05
+    """A knock without an offer waits this long for the offer, which makes it needless."""
     presence_debounce: float = 1.5
     """A lone presence leave counts only after this: an update is a leave and a join."""
     last_seen: float = 30.0

@@ -84,6 +84,8 @@ export class Connector {
     private checking: Promise<void> | null = null;
     private channel: Channel | null = null;
     private timer: ReturnType<typeof setTimeout> | undefined;
+    /** Runs until the early knock. */
+    private soon: ReturnType<typeof setTimeout> | undefined;
     private unlisten: Unwatch | null = null;
     private queue: AttemptEvent[] = [];
     private running = false;
@@ -126,6 +128,7 @@ export class Connector {
     }
 
     private release(): void {
+        clearTimeout(this.soon);
         this.unlisten?.();
         this.unlisten = null;
     }
@@ -301,7 +304,8 @@ export class Connector {
         work.then(
             () => {
                 this.dispatch({ type, serial });
-                if (type === "agents-joined") this.knockEarly(serial);
+                if (type !== "agents-joined" || this.requested === serial) return;
+                this.soon = setTimeout(() => this.knockEarly(serial), this.options.timing.earlyKnock * 1000);
             },
             (error: Error) => {
                 if (error instanceof PeerNotTrusted) return this.distrust(serial, error);
@@ -311,7 +315,7 @@ export class Connector {
         );
     }
 
-    /** The agent need not wait for our offer to come where we come besides. */
+    /** The agent need not wait for our offer to come where we come besides, if that takes a while. */
     private knockEarly(serial: number): void {
         const capabilities = this.options.capabilities?.() ?? [];
         const wanted = serial === this.machine.serial && this.machine.state === "requesting";

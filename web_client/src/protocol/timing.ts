@@ -17,6 +17,8 @@ export interface Timing {
     readonly gather: number;
     /** An offer waits this long for the back end's ICE servers. */
     readonly iceServers: number;
+    /** A knock without an offer waits this long for the offer, which makes it needless. */
+    readonly earlyKnock: number;
     /** A lone presence leave counts only after this: an update is a leave and a join. */
     readonly presenceDebounce: number;
     /** First pause of the Realtime supervisor; doubles, with full jitter. */
@@ -74,6 +76,7 @@ export const DEFAULT_TIMING: Timing = Object.freeze({
     retryPause: 3,
     gather: 1,
     iceServers: 0.3,
+    earlyKnock: 0.05,
     presenceDebounce: 1.5,
     reconnectFirst: 1,
     reconnectCap: 60,
