@@ -35,7 +35,10 @@ _SHRINK = 0.4
 _EMPTY_ROUNDS, _EMPTY_PART = 3, 1 / 8
 """Rounds with next to no queue after which the link is idle, and the window grows by a part of itself."""
 _SEEK_PART = 1 / 4
-"""The same from the end of slow start to the first queue: without one, slow start has ended too early."""
+"""The same from the end of slow start to the first queue, and the less the nearer the target is."""
+_QUICKER_ROUNDS, _QUICKER_PART = 3, 1 / 32
+"""Rounds of growing after which each grows by twice as much as the one before (as in Copa), up to a part of
+the window: what a machine's stall, taken for a queue, has cost is made good in a second."""
 _DRAIN_EVERY, _DRAIN_PART = 10.0, 1 / 2
 """Seconds after which the window is cut for a round, to see the path without our queue (as BBR does)."""
 _DRAIN_ROUNDS, _DRAIN_ROUNDS_COMPETING = 2, 3
@@ -57,6 +60,7 @@ class Congestion:
         "_drain_rtt",
         "_draining",
         "_empty",
+        "_growing",
         "_late",
         "_late_samples",
         "_limited",
@@ -86,6 +90,8 @@ class Congestion:
         """That have shown one since."""
         self._empty = 0
         """Rounds without a queue, one after the other."""
+        self._growing = 0
+        """Rounds of growing, one after the other."""
         self._seeking = False
         self._limited = False
         self._recover = 0
@@ -227,7 +233,7 @@ class Congestion:
         self._drain_at = now + self.company.patience
 
     def _shrink(self, now: float) -> None:
-        self._empty, self._seeking = 0, False
+        self._empty, self._growing, self._seeking = 0, 0, False
         queue, target = self.queue, self.target
         self.company.shrinking(self.window, now)
         if window := self.company.found(queue, queue > self._queued, now):
@@ -240,11 +246,15 @@ class Congestion:
 
     def _grow(self, now: float) -> None:
         self.company.none(now)
-        if self.queue >= self.target / 4:
-            self._empty, self._seeking = 0, False
+        self._empty = self._empty + 1 if self.queue < self.target / 4 else 0
+        self._growing += 1
+        if self._seeking:
+            part = _SEEK_PART * (1 - self.queue / self.target)
+        elif self._empty > _EMPTY_ROUNDS:
+            part = _EMPTY_PART
         else:
-            self._empty += 1
-        part = _SEEK_PART if self._seeking else _EMPTY_PART if self._empty > _EMPTY_ROUNDS else 0.0
+            quicker = self._mtu << min(max(0, self._growing - _QUICKER_ROUNDS), 16)
+            part = min(quicker / self.window, _QUICKER_PART)
         self.window += max(self._mtu, int(self.window * part))
 
     # losses
@@ -266,6 +276,8 @@ class Congestion:
 
     def _cut(self, congested: bool, queued: bool, now: float) -> None:
         factor = _CONGESTION if congested else _WEATHER
+        if congested:
+            self._growing = 0
         if self._draining:
             self._restore = int(self._restore * factor)
             return
