@@ -4,7 +4,8 @@
 Each peer has a process of its own; between them is nothing, or a link of ours (``--link RATE,RTT,LOSS``:
 Mbit/s, ms, per cent; 0 = none). ``--write`` measures all pairs, then ours without each lever, and writes
 ``docs/dataplane-figures`` and ``docs/dataplane-levers`` (.md, .svg) after every row: it may be interrupted.
-It begins nothing new after ``--minutes``. ``--tcp`` shares a link with the kernel's TCP instead, see there.
+It begins nothing new after ``--minutes``. ``--idle N``: what N connections cost that only are there
+(``--write`` measures 50 of them too). ``--tcp`` shares a link with the kernel's TCP instead, see there.
 Read ratios within one row of one run, not absolutes.
 """
 
@@ -21,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +49,8 @@ HEAD = (
     "| 32 B echo, ms: idle p50 / p99 | under bulk p50 / p99 |"
 )
 LIMIT = 120.0
+PROBE, PROBE_MOST, PROBED = 250_000, 64_000_000, 0.5
+"""Bytes sent to learn the rate: four times as many until it takes so many seconds, and the start is over."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,10 @@ async def connected(pair: str, link: LinkSpec, seed: int) -> AsyncIterator[tuple
 async def measure(pair: str, link: LinkSpec, seconds: float, seed: int, echo: bool) -> dict[str, Any]:
     """One connection: time to open, bulk for about ``seconds``, CPU, memory, echo idle and under bulk."""
     async with connected(pair, link, seed) as (near, far, opened):
-        probe = 1_000_000 if link.conditions else 4_000_000
-        took = await near.do("bulk", bytes=probe, size=MESSAGE)
+        probe, took = PROBE, 0.0
+        while took < PROBED and probe < PROBE_MOST:
+            probe *= 4
+            took = await near.do("bulk", bytes=probe, size=MESSAGE)
         total = int(min(max(probe / took * seconds, 500_000), 400_000_000))
         before = [await one.do("usage") for one in (near, far)]
         took = await near.do("bulk", bytes=total, size=MESSAGE)
@@ -225,6 +230,50 @@ async def measure(pair: str, link: LinkSpec, seconds: float, seed: int, echo: bo
 
 def _part(ordered: list[float], part: float) -> float:
     return ordered[min(int(len(ordered) * part), len(ordered) - 1)] if ordered else float("nan")
+
+
+IDLE = 50
+IDLE_FIRST, IDLE_SETTLE, IDLE_SECONDS = 3, 3.0, 12.0
+"""Connections whose memory is the first one's (buffers, pages of the allocator), seconds until the last ones'
+handshakes are over, and seconds of which the CPU is counted: several rounds of ICE's keep-alives (5 s)."""
+
+
+async def measure_idle(kind: str, count: int) -> dict[str, float]:
+    """Bytes of a connection, and parts of a core of ``count`` together, in the process of one end."""
+    near, far = Process(kind), Process(kind)
+    try:
+        await asyncio.gather(near.start(), far.start())
+        await _connect_idle(near, far, IDLE_FIRST)
+        before = [await one.do("usage") for one in (near, far)]
+        await _connect_idle(near, far, count)
+        await asyncio.sleep(IDLE_SETTLE)
+        began = [await one.do("usage") for one in (near, far)]
+        await asyncio.sleep(IDLE_SECONDS)
+        after = [await one.do("usage") for one in (near, far)]
+    finally:
+        with contextlib.suppress(OSError, TimeoutError):
+            await asyncio.gather(near.stop(), far.stop())
+    return {
+        "rss": max(b["rss"] - a["rss"] for a, b in zip(before, after, strict=True)) / count,
+        "cpu": max(b["cpu"] - a["cpu"] for a, b in zip(began, after, strict=True)) / IDLE_SECONDS,
+    }
+
+
+async def _connect_idle(near: Process, far: Process, count: int) -> None:
+    for _ in range(count):
+        offer = await near.do("another")
+        await near.do("answer_another", sdp=await far.do("accept_another", sdp=offer))
+
+
+async def idle(count: int) -> str:
+    """One line of text: ours beside stock aiortc."""
+    parts: list[str] = []
+    for kind in ("direct", "aiortc"):
+        found = await measure_idle(kind, count)
+        parts.append(
+            f"{NAMES[kind]} {found['rss'] / 2**20:.2f} MiB each, {found['cpu']:.1%} of a core together"
+        )
+    return f"{count} idle connections in a process: {'; '.join(parts)}."
 
 
 Results = dict[tuple[str, str], list[dict[str, Any]]]
@@ -260,6 +309,8 @@ class Plan:
     name: str
     pairs: list[str]
     echo: bool = True
+    idle: str = ""
+    """What idle connections cost, a paragraph."""
 
 
 def write(plan: Plan, results: Results, links: list[str]) -> None:
@@ -270,7 +321,7 @@ def write(plan: Plan, results: Results, links: list[str]) -> None:
         "# Data plane: figures\n\nWritten by `scripts/bench sctp --write`: medians of "
         f"{' to '.join(str(one) for one in sorted({runs[0], runs[-1]}))} runs, interleaved, each peer in a\n"
         f"process of its own, {os.cpu_count()} cores; load at the end {load} (1, 5, 15 minutes).\n"
-        f"Compare within one table only.\n\n![MB/s per link]({plan.name}.svg)\n"
+        f"Compare within one table only.\n\n{plan.idle}![MB/s per link]({plan.name}.svg)\n"
     )
     for suffix, text in (
         ("md", head + table(results, links, plan.pairs)),
@@ -359,6 +410,10 @@ def plot(results: Results, links: list[str], pairs: list[str]) -> str:
 async def run_all(options: argparse.Namespace, plans: list[Plan]) -> None:
     until = time.monotonic() + options.minutes * 60
     try:
+        if options.idle:
+            line = await idle(options.idle)
+            print(line, flush=True)
+            plans = [replace(plan, idle=line + "\n\n") if plan.echo else plan for plan in plans]
         for number, plan in enumerate(plans):
             share = (until - time.monotonic()) * (0.75 if number + 1 < len(plans) else 1)
             results = await run(options, plan, time.monotonic() + share)
@@ -376,6 +431,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2, help="of bulk per connection (default: 2)")
     parser.add_argument("--minutes", type=float, default=14, help="begin nothing after this (default: 14)")
     parser.add_argument("--bulk-only", action="store_true", help="no echoes")
+    parser.add_argument(
+        "--idle", type=int, default=0, metavar="N", help="only: the cost of N idle connections"
+    )
     parser.add_argument("--write", action="store_true", help="all of it, into docs")
     parser.add_argument("--tcp", action="store_true", help="beside the kernel's TCP; other options after it")
     options, rest = parser.parse_known_args()
@@ -393,10 +451,12 @@ def main() -> None:
         ["direct:direct", *(f"direct-{lever}:direct-{lever}" for lever in LEVERS)],
         echo=False,
     )
-    if options.levers:
+    if options.idle:
+        plans = []
+    elif options.levers:
         plans = [levers]
     elif options.write and not options.pairs:
-        plans = [figures, levers]
+        plans, options.idle = [figures, levers], IDLE
     else:
         plans = [figures]
     asyncio.run(run_all(options, plans))

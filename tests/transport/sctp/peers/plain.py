@@ -233,8 +233,11 @@ def without(lever: str) -> None:
 
 
 class Commands:
-    def __init__(self, peer: Any) -> None:
-        self.peer = peer
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+        self.peer = make()
+        self.others: list[Any] = []
+        """Connections that are only there."""
         self.near: Near
         self.began = self.took = 0.0
 
@@ -266,13 +269,28 @@ class Commands:
     async def both(self, one: dict[str, Any]) -> tuple[float, list[float]]:
         return await self.near.both(one["bytes"], one["size"])
 
+    async def another(self, _: Any) -> str:
+        self.others.append(self.make())
+        self.others[-1].open("echo")
+        return await self.others[-1].create_offer()
+
+    async def accept_another(self, one: dict[str, Any]) -> str:
+        self.others.append(self.make())
+        return await self.others[-1].accept_offer(one["sdp"])
+
+    async def answer_another(self, one: dict[str, Any]) -> None:
+        await self.others[-1].apply_answer(one["sdp"])
+
+    async def close(self) -> None:
+        for peer in (self.peer, *self.others):
+            await peer.close()
+
     async def usage(self, _: Any) -> dict[str, float]:
         return usage()
 
 
 async def main(road: str) -> None:
-    peer = StockPeer() if road == "aiortc" else OpenPeer()
-    commands = Commands(peer)
+    commands = Commands(StockPeer if road == "aiortc" else OpenPeer)
     reader = asyncio.StreamReader(limit=1 << 20)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
@@ -280,7 +298,7 @@ async def main(road: str) -> None:
     while line := await reader.readline():
         command = json.loads(line)
         print(json.dumps(await getattr(commands, command["do"])(command)), flush=True)  # noqa: T201
-    await peer.close()
+    await commands.close()
 
 
 if __name__ == "__main__":

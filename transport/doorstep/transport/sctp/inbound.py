@@ -28,9 +28,10 @@ from doorstep.transport.sctp.serial import WORD, unwrap
 __all__ = ["Inbound"]
 
 _NEVER = float("inf")
-_OTHERS_SACK, _OTHERS_SACK_FAR = 4, 1
-"""Packets one SACK answers at most for a peer that is not ours: its window grows by SACKs (libwebrtc: by one
-packet for each), which matters when there is a round trip to fill."""
+_OTHERS_SACK, _OTHERS_SACK_STARTING = 4, 1
+"""Packets one SACK answers at most for a peer that is not ours: in slow start its window grows by SACKs
+(libwebrtc: by one packet for each), which matters when there is a round trip to fill. Afterwards it counts
+bytes, and each SACK costs both sides."""
 _ASKED, _HEARTBEAT_INFO = Struct("!HHd"), 1
 _FAR = 0.004
 """Seconds of round trip from which on a peer is far."""
@@ -40,8 +41,8 @@ class Inbound:
     """``sack_at``: when an acknowledgement is due."""
 
     __slots__ = (
-        "_came", "_limit", "_now", "_outlet", "_window", "no_data", "reassembly", "received", "sack_at",
-        "unacknowledged",
+        "_came", "_far", "_limit", "_now", "_outlet", "_window", "no_data", "reassembly", "received",
+        "sack_at", "unacknowledged",
     )  # fmt: skip
 
     def __init__(self, outlet: Outlet, no_data: Callable[[int], None]) -> None:
@@ -56,6 +57,7 @@ class Inbound:
         self._now = False
         """An acknowledgement does not wait."""
         self._limit = _OTHERS_SACK
+        self._far = False
         self._window: ReceiveWindow | None = None
         """Of a peer that is not ours: ours do not fill the buffers of links."""
         self._came = 0
@@ -72,7 +74,11 @@ class Inbound:
             self._window = None
         else:
             self._window = self._window or ReceiveWindow()
-            self._limit = _OTHERS_SACK_FAR if round_trip > _FAR else _OTHERS_SACK
+            self._far = round_trip > _FAR
+            self._choose_limit(self._window)
+
+    def _choose_limit(self, window: ReceiveWindow) -> None:
+        self._limit = _OTHERS_SACK_STARTING if self._far and window.growing else _OTHERS_SACK
 
     # data
 
@@ -160,13 +166,18 @@ class Inbound:
     def flush(self, now: float) -> None:
         """A batch is over."""
         if self._came:
-            if self._window is not None and self._window.arrived(self._came, now):
-                self._outlet.control(Kind.HEARTBEAT, _asked(now))
+            if self._window is not None:
+                self._batch(self._window, now)
             self._came = 0
         if self.unacknowledged >= SACK_EVERY or self._now:
             self.acknowledge()
         elif self.unacknowledged and self.sack_at == _NEVER:
             self.sack_at = now + SACK_DELAY
+
+    def _batch(self, window: ReceiveWindow, now: float) -> None:
+        if window.arrived(self._came, now):
+            self._outlet.control(Kind.HEARTBEAT, _asked(now))
+        self._choose_limit(window)
 
 
 def _asked(now: float) -> bytes:

@@ -28,6 +28,8 @@ _PERIOD, _PERIOD_LEAST, _PERIODS = 1 / 2, 0.01, 16
 a pause of the sender is not a slower path."""
 _PAUSE = 4
 """Periods without a packet after which nothing was measured."""
+_GROWTH, _GROWTH_PERIODS = 1.2, 4
+"""The rate is this much of what it was so many periods ago, or more, while the peer's window doubles."""
 _ASK_EVERY = 0.25
 """Seconds between two HEARTBEATs."""
 _ANSWER_WITHIN = 10.0
@@ -51,6 +53,12 @@ class ReceiveWindow:
         self._arrived = 0
         self._rates: deque[float] = deque(maxlen=_PERIODS)
         self._drain_at = self._drained_at = 0.0
+
+    @property
+    def growing(self) -> bool:
+        """True while the peer seems to be in slow start."""
+        rates = self._rates
+        return len(rates) <= _GROWTH_PERIODS or rates[-1] > _GROWTH * rates[-1 - _GROWTH_PERIODS]
 
     def arrived(self, size: int, now: float) -> bool:
         """So many bytes have come; True when it is time to ask for the round trip."""
