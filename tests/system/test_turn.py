@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from doorstep.agent.run import run as run_agent
 from doorstep.agent.settings import Settings
-from doorstep.client import Agent, connect
+from doorstep.client import Agent, AttemptReport, connect
 from doorstep.client.attempts import Connector, Target
 from doorstep.hub.relay_limits import TurnConfig
 from doorstep.protocol.errors import ConnectFailed, InvalidInput
@@ -79,8 +79,13 @@ async def test_candidates_that_come_late_are_enough(tmp_path: Path, server: Cotu
         user = await running.user()
         await running.agent(user, "box", environment=RELAY_ONLY | {"DOORSTEP_TIMING_GATHER": "0.0001"})
         timing = Timing(gather=0.0001)
-        async with connect("box", credentials=user.credentials, force="turn", timing=timing) as agent:
+        seen: list[AttemptReport] = []
+        connecting = connect(
+            "box", credentials=user.credentials, force="turn", timing=timing, on_state=seen.append
+        )
+        async with connecting as agent:
             assert [end["type"] for end in ends(agent)] == ["relay", "relay"]
+        assert {report.attempt for report in seen} == {1}
 
 
 async def test_credentials_that_end_are_replaced(tmp_path: Path, server: Coturn, scale: float) -> None:

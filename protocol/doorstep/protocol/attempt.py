@@ -456,8 +456,6 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
             offer=self._offer,
         )
         self._emit(SendRequest(self._serial, request))
-        if self._offer is not None:
-            self._send_candidates(self._trickle.announced(self._offer))
 
     def _send_offer(self) -> None:
         if self._offer is None or not self._signaling:
@@ -519,6 +517,9 @@ class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
         if self._state is _S.CREATING_OFFER:
             self._move(_T.OFFER_SENT, now)
         self._emit(ApplyAnswer(self._serial, sdp, message.proof))
+        assert self._offer is not None  # this is the reply to it
+        # Ours for one that went in a knock: before, the agent need not have been there to hear them.
+        self._send_candidates(self._trickle.announced(self._offer))
         self._move(_T.ANSWER, now)
         for candidate in self._trickle.described(sdp):
             self._emit(AddCandidate(self._serial, candidate))

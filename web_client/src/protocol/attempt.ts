@@ -438,7 +438,6 @@ export class Attempt {
             ...(this.offer === null ? {} : { offer: this.offer }),
         };
         this.emit({ type: "send-request", serial: this.currentSerial, message });
-        if (this.offer !== null) this.sendCandidates(this.trickle.announced(this.offer));
     }
 
     private sendOffer(): void {
@@ -501,6 +500,8 @@ export class Attempt {
         if (this.current === "creating-offer") this.move("offer-sent", now);
         const proof = message.proof && { proof: message.proof };
         this.emit({ type: "apply-answer", serial: this.currentSerial, sdp, ...proof });
+        // Ours for one that went in a knock: before, the agent need not have been there to hear them.
+        if (this.offer !== null) this.sendCandidates(this.trickle.announced(this.offer));
         this.move("answer", now);
         for (const candidate of this.trickle.described(sdp))
             this.emit({ type: "add-candidate", serial: this.currentSerial, candidate });
