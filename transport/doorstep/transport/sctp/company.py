@@ -1,14 +1,15 @@
 """SCTP, pure: is there somebody on the path who fills every buffer? What a queue does when we shrink tells.
 
 Alone on a link, half the window is half the round trip, down to the empty path's. A queue that falls by much
-less when we shrink is not ours. While we *compete* with whom it belongs to, the path without a queue is
-remembered for longer, and at overflows, ``patience`` seconds apart, all flows like this one drain together:
-if the path is then empty, nobody fills it. Was that an error, then the next suspicion suffices, and the next
-look is twice as far away.
+less when we shrink is not ours. While we *compete* with whom it belongs to, we grow as TCP does
+(``cubic.py``), the path without a queue is remembered for longer, and at overflows, ``patience`` seconds
+apart, all flows like this one drain together: if the path is then empty, nobody fills it. Was that an error,
+then the next suspicion suffices, and the next look is twice as far away.
 """
 
 from __future__ import annotations
 
+from doorstep.transport.sctp.cubic import Cubic
 from doorstep.transport.sctp.roundtrip import MEMORY, RoundTrips
 
 __all__ = ["Company"]
@@ -18,17 +19,19 @@ _STANDS, _STANDS_ROUNDS = 0.050, 6
 _STARVED = 12.0
 """Seconds of shrinking after which we compete in any case: longer than the drains of others like this one
 are apart, which would have shown them the path. Seconds of growing count twice against them."""
-_LOUD, _LOUD_WEIGHT = 0.025, 3
-"""Seconds of queue that a few of ours do not make, even when they mistake the path: they count so much."""
+_LOUD, _LOUD_WEIGHT = 0.030, 2
+"""Seconds of queue that ours do not make, even when the last to come takes the others' queue for the path:
+they count so much. Still, from one drain to the next must not be enough."""
+_STARTS = 2.0
+"""Seconds of shrinking before an overflow tells of company: one of ours may, when it starts."""
 _OURS_ROUNDS, _OURS_EVERY = 4, 3.0
 """Rounds of shrinking in vain after which it is shown to others like this one how long the empty path is."""
 _CUT = 0.85
 """Part of the window that shrinking must have left at most for its effect to be seen among others' noise."""
 _FOLLOWS = 0.4
 """Part of the fall that a queue of ours would show, below which it is not ours."""
-_GROWTH, _BACK = 3, 16
-"""Packets per round beside a flow that fills every buffer (rounds are long then, and CUBIC grows by time), or
-this part of the way back to the window of the last overflow."""
+_USUAL = 10.0
+"""Seconds over which the window is averaged that we begin to compete with: by then we have shrunk."""
 _PATIENCE, _PATIENCE_MOST = 5.0, 20.0
 """Seconds between two looks whether the company has left."""
 _RELAPSE, _RELAPSE_ROUNDS = 10.0, 2
@@ -43,23 +46,22 @@ class Company:
     """``present``: we compete. Windows are bytes; times are seconds."""
 
     __slots__ = (
-        "_before", "_from", "_from_rtt", "_left_at", "_left_window", "_peak", "_queue", "_round_at",
-        "_rounds", "_rtts", "_shown_at", "_starved", "most", "patience", "present",
+        "_before", "_from", "_from_rtt", "_left_at", "_left_window", "_queue", "_round_at", "_rounds",
+        "_rtts", "_shown_at", "_starved", "_usual", "cubic", "patience", "present",
     )  # fmt: skip
 
     def __init__(self, rtts: RoundTrips) -> None:
         self._rtts = rtts
         self.present = False
         self.patience = _PATIENCE
-        self.most = 0
-        """The window at the last overflow."""
+        self.cubic = Cubic()
         self._rounds = 0
         """Of shrinking, one after the other."""
         self._from = self._before = 0
         """The windows when shrinking began, and the one that the last round has shown."""
         self._from_rtt = 0.0
-        self._peak = 0
-        """The largest window since a round had no queue."""
+        self._usual = 0.0
+        """The mean window; 0 until there is one."""
         self._starved = self._round_at = 0.0
         self._shown_at = float("-inf")
         self._left_at = float("-inf")
@@ -73,17 +75,18 @@ class Company:
         if not self._rounds:
             self._from, self._from_rtt = window, self._rtts.least
         self._rounds += 1
-        self._peak = max(self._peak, window)
-        self._count(_LOUD_WEIGHT if self._rtts.least - self._rtts.base > _LOUD else 1, now)
+        self._count(_LOUD_WEIGHT if self._rtts.least - self._rtts.base > _LOUD else 1, window, now)
         self._before = window
 
-    def none(self, now: float) -> None:
+    def none(self, window: int, now: float) -> None:
         """A round had no queue."""
-        self._rounds = self._peak = 0
-        self._count(-2, now)
+        self._rounds = 0
+        self._count(-2, window, now)
 
-    def _count(self, weight: int, now: float) -> None:
-        self._starved = max(0.0, self._starved + weight * min(now - self._round_at, _STARVED / 12))
+    def _count(self, weight: int, window: int, now: float) -> None:
+        since = min(now - self._round_at, _STARVED / 12)
+        self._starved = max(0.0, self._starved + weight * since)
+        self._usual += (window - self._usual) * since / _USUAL if self._usual else window
         self._round_at = now
 
     def _seen(self) -> bool:
@@ -103,7 +106,7 @@ class Company:
         if self._seen() and self._follows():
             self._rounds = 0
             return 0
-        return self._peak if queue > _STANDS or self._starved > _STARVED else 0
+        return int(self._usual) if queue > _STANDS or self._starved > _STARVED else 0
 
     def may_be_ours(self, now: float) -> bool:
         """True when it is time to show others like this one the empty path."""
@@ -115,7 +118,8 @@ class Company:
 
     def overflowed(self) -> int:
         """The window to compete with when a buffer has overflowed while we were shrinking, else 0."""
-        return self._peak if self._rounds >= _RELAPSE_ROUNDS else 0
+        ours_to_come = self._starved < _STARTS
+        return 0 if self._rounds < _RELAPSE_ROUNDS or ours_to_come else int(self._usual)
 
     # while competing
 
@@ -123,8 +127,8 @@ class Company:
         again = now - self._left_at < _RELAPSE
         self.patience = min(2 * self.patience, _PATIENCE_MOST) if again else _PATIENCE
         self.present = True
-        self.most = window
-        self._rounds = self._peak = 0
+        self.cubic.begin(window, now)
+        self._rounds = 0
         self._starved = 0.0
         self._queue = 0.0
         self._rtts.memory = _MEMORY
@@ -134,9 +138,6 @@ class Company:
         before, self._queue = self._queue, queue
         return queue < _FELL * before
 
-    def growth(self, window: int, mtu: int) -> int:
-        return max(_GROWTH * mtu, (self.most - window) // _BACK)
-
     def left(self, window: int, now: float) -> None:
         self.forget()
         self._left_at, self._left_window = now, window
@@ -145,5 +146,6 @@ class Company:
         """Delay decides again."""
         self.present = False
         self._rounds = 0
+        self._usual = 0.0
         self._left_at = float("-inf")
         self._rtts.memory = MEMORY

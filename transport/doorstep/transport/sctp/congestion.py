@@ -39,8 +39,12 @@ _SEEK_PART = 1 / 4
 _QUICKER_ROUNDS, _QUICKER_PART = 3, 1 / 32
 """Rounds of growing after which each grows by twice as much as the one before (as in Copa), up to a part of
 the window: what a machine's stall, taken for a queue, has cost is made good in a second."""
-_DRAIN_EVERY, _DRAIN_PART = 10.0, 1 / 2
-"""Seconds after which the window is cut for a round, to see the path without our queue (as BBR does)."""
+_DRAIN_EVERY, _DRAIN_EVERY_TRIPS, _DRAIN_PART = 3.0, 30, 1 / 2
+"""Seconds, or round trips, since the path was last seen empty, after which the window is cut for a round, to
+see it (as BBR does). All of ours that saw it empty together look together, and so it is empty again: whoever
+took the queue of the others for the path learns better then."""
+_EMPTY_PATH = 1 / 8
+"""Part of the target; a queue below it is none."""
 _DRAIN_ROUNDS, _DRAIN_ROUNDS_COMPETING = 2, 3
 """The first round of a drain still sees the queue. Among competitors one more: theirs begin a round apart."""
 _WEATHER, _CONGESTION = 0.97, 0.7
@@ -119,6 +123,10 @@ class Congestion:
         return max(0.0, self._rtts.least - self._rtts.base) if self._rtts.least else 0.0
 
     @property
+    def _drain_every(self) -> float:
+        return max(_DRAIN_EVERY, _DRAIN_EVERY_TRIPS * self._rtts.base)
+
+    @property
     def _least(self) -> int:
         return LEAST_WINDOW * self._mtu
 
@@ -171,8 +179,8 @@ class Congestion:
         limited, self._limited = self._limited, False
         may_grow = limited and not self._losses
         self._losses = self._lost_bytes = self._acked_bytes = 0
-        if not self._drain_at:
-            self._drain_at = now + _DRAIN_EVERY
+        if not self._drain_at or (not self.competing and self.queue < _EMPTY_PATH * self.target):
+            self._drain_at = now + self._drain_every
         if self._draining:
             self._drain_on(now)
         elif self.slow_start:
@@ -206,7 +214,7 @@ class Congestion:
         self.window = max(self.window, self._restore)
         if self.competing and self._drain_least - self._rtts.base < self.target / 2:
             self._leave(now)
-        self._drain_at = now + (self.company.patience if self.competing else _DRAIN_EVERY)
+        self._drain_at = now + (self.company.patience if self.competing else self._drain_every)
         self._empty = 0
 
     def _compete(self, limited: bool, may_grow: bool, now: float) -> None:
@@ -219,7 +227,7 @@ class Congestion:
         if limited and now >= self._drain_at + self.company.patience:
             self._drain_whole(self.window)  # a buffer without end, or a sender with little to say
         elif may_grow:
-            self.window += self.company.growth(self.window, self._mtu)
+            self.window = self.company.cubic.next(self.window, self._mtu, self._rtts.smoothed, now)
 
     def _leave(self, now: float) -> None:
         """Nobody fills the path: have the window that fills it."""
@@ -245,7 +253,7 @@ class Congestion:
             self.window = max(int(self.window * (1 - part)), self._floor)
 
     def _grow(self, now: float) -> None:
-        self.company.none(now)
+        self.company.none(self.window, now)
         self._empty = self._empty + 1 if self.queue < self.target / 4 else 0
         self._growing += 1
         if self._seeking:
@@ -284,7 +292,7 @@ class Congestion:
         if queued and not self.competing and (window := self.company.overflowed()):
             self._enter(window, now)
         if self.competing and congested:
-            self.company.most = self.window
+            self.company.cubic.cut(self.window, self._mtu, now)
             if now >= self._drain_at:
                 self._drain_whole(int(self.window * factor))  # now, as others like this one do
                 return
