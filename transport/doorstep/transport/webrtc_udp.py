@@ -81,6 +81,8 @@ class UdpTransport(asyncio.DatagramTransport):
         self._closing = False
         self._take: Take | None = None
         self._over: Callable[[], None] = _nothing
+        self._directed = False
+        """Something of the batch being read went to ``take``."""
         self._ancillary = 128 if _enable(sock) else 0
         self._loop.add_reader(sock, self._readable)
         protocol.connection_made(self)
@@ -108,7 +110,8 @@ class UdpTransport(asyncio.DatagramTransport):
             took += size
             if took > _READ_BYTES or self._closing:
                 break
-        if took and self._take is not None:
+        if self._directed:  # ICE's own checks are nobody's batch
+            self._directed = False
             self._over()
 
     def _told(self, ancillary: list[tuple[int, int, bytes]]) -> int:
@@ -126,6 +129,7 @@ class UdpTransport(asyncio.DatagramTransport):
     def _datagram(self, at: int, size: int, address: Any) -> None:
         take = self._take
         if take is not None and self.buffer[at] in _DTLS:
+            self._directed = True
             take(at, size)
         elif size and not self._closing:
             self._protocol.datagram_received(bytes(self.buffer[at : at + size]), address)
