@@ -5,7 +5,7 @@
     Link ──▶ Session.receive ─┬─ StreamRegistry ──▶ Stream ──▶ service
                               ├─ IncomingCalls ───▶ service          all of them ──▶ Outbound ──▶ Link
                               ├─ OutgoingCalls
-                              └─ Pulse
+                              └─ Heart ─────────▶ Pulse
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ from doorstep.protocol.lanes import Lane
 from doorstep.protocol.limits import STREAMS_PER_SESSION, TOKEN_BYTES
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime.calls import IncomingCalls, OutgoingCalls
+from doorstep.runtime.heart import Heart
 from doorstep.runtime.links import Link, LinkState
 from doorstep.runtime.meter import Meter, Totals
 from doorstep.runtime.outbound import Outbound
 from doorstep.runtime.params import error_message
-from doorstep.runtime.pulse import Beat, Pulse
 from doorstep.runtime.registry import StreamRegistry
 from doorstep.runtime.services import Router, Service
 from doorstep.runtime.streams import Stream
@@ -149,15 +149,12 @@ class Session:
         self._incoming = IncomingCalls(
             self, self._outbound, self._router, self._tasks, timing.repeat, self.time_with_a_wire
         )
+        self._heart = Heart(session_id, timing, self._outbound, lost=self._lost, beat=self._note)
         self._handlers = self._make_handlers()
-        self._pulse = Pulse(timing)
-        self._ticker: asyncio.TimerHandle | None = None
         self._keeping: asyncio.TimerHandle | None = None
         self._wire_time = WireTime()
         self._not_open = asyncio.Event()
-        self._round_trip: float | None = None
         self._meter = Meter()
-        self._pongs = 0
         self._ending: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
@@ -256,9 +253,9 @@ class Session:
         self._ending = asyncio.create_task(self._clear_away(), name=f"session {self.id} end")
 
     def _stop_timers(self) -> None:
-        for timer in (self._ticker, self._keeping):
-            if timer is not None:
-                timer.cancel()
+        self._heart.stop()
+        if self._keeping is not None:
+            self._keeping.cancel()
 
     async def _clear_away(self) -> None:
         self._tasks.cancel()
@@ -346,16 +343,14 @@ class Session:
         self._wires += 1
         link.move(LinkState.CARRYING)
         self._outbound.use(link.wire, link.peer_max_frame)
-        self._round_trip = None
         self._meter.restart(asyncio.get_running_loop().time(), self._totals())
-        self._pulse = Pulse(self._timing, resumable=self.resumable, patience=link.wire.traits.patience)
-        self._ticker = asyncio.get_running_loop().call_later(self._pulse.interval, self._tick)
+        self._heart.start(resumable=self.resumable, patience=link.wire.traits.patience)
         if last is not None and last.state is LinkState.CARRYING:
             last.leave()
             self._closings.spawn(self._leave(last), f"session {self.id} leave wire")
         if link.positions is not None:
             logger.info("session %s goes on over another wire: %s", self.id, link.wire.kind)
-            self._outbound.send(Lane.CONTROL, Ping(_microseconds(asyncio.get_running_loop())))
+            self._heart.ping()
             self._streams.resume(link.positions)
             self._tasks.spawn(self._outgoing.repeat(), f"session {self.id} repeat calls")
 
@@ -396,7 +391,7 @@ class Session:
     @property
     def stalled(self) -> bool:
         """There is no wire, or nothing has come from the peer for ``Timing.silence``."""
-        return self._state is SessionState.AWAY or (self._state is SessionState.OPEN and self._pulse.stalled)
+        return self._state is SessionState.AWAY or (self._state is SessionState.OPEN and self._heart.stalled)
 
     async def open(
         self,
@@ -454,7 +449,7 @@ class Session:
         now, totals = asyncio.get_running_loop().time(), self._totals()
         transport = in_one_shape(self._link.wire.stats())
         measured = transport["roundTripMs"]
-        pinged = None if self._round_trip is None else round(self._round_trip * 1000, 3)
+        pinged = self._heart.round_trip
         rate_in, rate_out = self._meter.rates(now, totals)
         return {
             "state": self._state.value,
@@ -465,7 +460,7 @@ class Session:
             "stalled": self.stalled,
             "agentKey": self.agent_key or None,
             "clientKey": self.client_key or None,
-            "roundTripMs": pinged if measured is None else measured,
+            "roundTripMs": _milliseconds(pinged) if measured is None else measured,
             "loss": self._meter.loss(now, totals),
             "rateIn": rate_in,
             "rateOut": rate_out,
@@ -493,7 +488,7 @@ class Session:
         if self._state is SessionState.CLOSED or link.state is LinkState.GONE:
             return
         if link is self._link:
-            self._pulse.heard()
+            self._heart.heard()
         try:
             if type(frame) is Data and not link.greeting:
                 self._streams.receive_data(lane, frame)
@@ -551,8 +546,8 @@ class Session:
             Reply: lambda _, frame: outgoing.receive_reply(frame),
             Tell: lambda _, frame: incoming.receive_tell(frame),
             Datagram: lambda _, __: None,  # latency first: nobody listens, it is lost
-            Ping: self._receive_ping,
-            Pong: self._receive_pong,
+            Ping: self._heart.receive_ping,
+            Pong: self._heart.receive_pong,
         }
 
     # --- the greeting (wire.md §6 and §7, HELLO and WELCOME) ---
@@ -648,35 +643,13 @@ class Session:
 
     # --- the pulse ---
 
-    def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        was_stalled = self._pulse.stalled
-        beat = self._pulse.tick(self._outbound.frames - self._pongs)
-        patience = 1.0 if self._link is None else self._link.wire.traits.patience
-        if self._pulse.stalled and not was_stalled:
-            silent = self._timing.silence * patience
-            logger.warning("session %s: nothing from the peer for %g s", self.id, silent)
-        if beat is Beat.LOST and self._link is not None:
-            silent = (self._timing.silence if self.resumable else self._timing.give_up) * patience
-            self._drop(self._link, f"the wire is lost: nothing came for {silent:g} s")
-            return
-        self._ticker = loop.call_later(self._pulse.interval, self._tick)
-        self._meter.note(loop.time(), self._totals())
-        if beat is Beat.PING:
-            try:
-                self._outbound.send(Lane.CONTROL, Ping(_microseconds(loop)))
-            except SessionClosed:
-                return  # the ticker is cancelled
+    def _lost(self, reason: str) -> None:
+        if self._link is not None:
+            self._drop(self._link, reason)
 
-    def _receive_ping(self, _: Lane, frame: Ping) -> None:
-        self._outbound.send(Lane.CONTROL, Pong(frame.timestamp))
-        self._pongs += 1
-
-    def _receive_pong(self, _: Lane, frame: Pong) -> None:
-        elapsed = _microseconds(asyncio.get_running_loop()) - frame.timestamp
-        if elapsed >= 0:
-            self._round_trip = elapsed / 1e6
+    def _note(self, now: float) -> None:
+        self._meter.note(now, self._totals())
 
 
-def _microseconds(loop: asyncio.AbstractEventLoop) -> int:
-    return int(loop.time() * 1e6)
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
