@@ -2,11 +2,9 @@
 
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { Connection } from "../../src/client/connection.ts";
-import { ConnectFailed } from "../../src/protocol/errors.ts";
 import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
-import type { Wire } from "../../src/transport/wire.ts";
+import { AGENT, never, road, signaling } from "./fakes.ts";
 
-const AGENT = "00000000-0000-4000-8000-000000000001";
 const EARLY = DEFAULT_TIMING.earlyKnock * 1000;
 
 beforeEach(() => {
@@ -41,14 +39,7 @@ it.each([
                 void knocks.push([Math.round(performance.now() - since), offer !== undefined]),
             listen: () => () => undefined,
         },
-        signaling: {
-            join: async ({ topic }) => ({
-                topic,
-                state: "joined",
-                send: async () => undefined,
-                leave: async () => undefined,
-            }),
-        },
+        signaling,
         makePeer: () => ({
             onCandidate: null,
             createOffer: async () => {
@@ -57,18 +48,10 @@ it.each([
             },
             applyAnswer: async () => undefined,
             addCandidate: async () => undefined,
-            wire: () => new Promise<Wire>(() => undefined),
+            wire: never,
             close: () => undefined,
         }),
-        roads: [
-            {
-                kind: "relay",
-                meet: (_meeting, signal) =>
-                    new Promise<Wire>((_, reject) => {
-                        signal.addEventListener("abort", () => reject(new ConnectFailed("ended")));
-                    }),
-            },
-        ],
+        roads: [road("relay", never, () => undefined)],
     });
     connection.connect();
     await vi.advanceTimersByTimeAsync(4 * EARLY);

@@ -7,8 +7,8 @@ import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
 import type { Wire } from "../../src/transport/wire.ts";
 import { wirePair } from "../runtime/memory_wire.ts";
 import { agentAt } from "../runtime/resuming.ts";
+import { AGENT, signaling } from "./fakes.ts";
 
-const AGENT = "00000000-0000-4000-8000-000000000001";
 /** The fourth attempt knocks, and fails at once: no peer can be made. */
 const LAST_KNOCK = 3 * DEFAULT_TIMING.retryPause;
 let connection: Connection;
@@ -35,14 +35,7 @@ beforeEach(() => {
                 return () => undefined;
             },
         },
-        signaling: {
-            join: async ({ topic }) => ({
-                topic,
-                state: "joined",
-                send: async () => undefined,
-                leave: async () => undefined,
-            }),
-        },
+        signaling,
         makePeer: () => {
             throw new Error("no peer here");
         },

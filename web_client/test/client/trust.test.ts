@@ -21,8 +21,8 @@ import type { ConnectionRequest, ProofFields } from "../../src/protocol/signalin
 import { DEFAULT_TIMING } from "../../src/protocol/timing.ts";
 import { seeded } from "../keys.ts";
 import { MemoryWire } from "../runtime/memory_wire.ts";
+import { AGENT, signaling } from "./fakes.ts";
 
-const AGENT = "00000000-0000-4000-8000-000000000001";
 const utf8 = new TextEncoder();
 const sdp = (byte: string) =>
     `v=0\r\na=ice-ufrag:abcd\r\na=fingerprint:sha-256 ${Array(32).fill(byte).join(":")}\r\n`;
@@ -190,14 +190,7 @@ describe("a connection that is lied to", () => {
                         return () => undefined;
                     },
                 },
-                signaling: {
-                    join: async ({ topic }) => ({
-                        topic,
-                        state: "joined",
-                        send: async () => undefined,
-                        leave: async () => undefined,
-                    }),
-                },
+                signaling,
                 makePeer: () => ({
                     onCandidate: null,
                     createOffer: async () => OFFER,
@@ -253,14 +246,7 @@ describe("two knocks soon after each other, without an offer and with it", () =>
                     return () => undefined;
                 },
             },
-            signaling: {
-                join: async ({ topic }) => ({
-                    topic,
-                    state: "joined",
-                    send: async () => undefined,
-                    leave: async () => undefined,
-                }),
-            },
+            signaling,
             makePeer: () => ({
                 onCandidate: null,
                 createOffer: () =>
