@@ -160,6 +160,30 @@ def test_an_urgent_stream_overtakes_what_waits(virtual: Any) -> None:
     assert len(pair.far.messages[1]) < 60
 
 
+def test_what_is_urgent_does_not_wait_for_an_acknowledgement_of_bulk(virtual: Any) -> None:
+    """Neither with the window full nor behind a message of which a part has left."""
+    pair = virtual(CLEAN)
+    pair.start()
+    outbound = pair.near.association.outbound
+    outbound.scheduler.urgent_below = 1
+    outbound.scheduler.prioritise(9, 3)
+    outbound.congestion.window = 30_000
+    for _ in range(3):
+        pair.near.send(9, bytes(16_384))
+    pair.near.association.flush(pair.now)
+    assert outbound.congestion.window <= outbound.outstanding.flight < 32_000
+    assert outbound.busy(9)
+    pair.near.association.packets.clear()
+    pair.near.send(1, b"key")
+    pair.near.association.flush(pair.now)
+    packets = pair.near.association.packets
+    assert [b"key" in packet for packet in packets] == [False] * (len(packets) - 1) + [True]
+    assert len(packets) < 16
+    pair.near.association.packets.clear()
+    pair.near.association.flush(pair.now)
+    assert pair.near.association.packets == []
+
+
 def test_a_receiver_that_is_full_is_waited_for(virtual: Any) -> None:
     pair = virtual(CLEAN)
     pair.start()

@@ -151,6 +151,48 @@ async def test_buffered_amount_falls_as_bytes_leave_and_never_within_the_call() 
 
 
 @pytest.mark.asyncio
+async def test_an_urgent_message_leaves_within_the_call_and_more_of_them_together() -> None:
+    near: Any = plain.OpenPeer()
+    async with joined(near, plain.OpenPeer(), "terminal-io", "file-transfer") as (urgent, bulk):
+        waiting = near._sctp.association.outbound.scheduler
+        bulk.send(b"bulk")
+        assert waiting.waiting(bulk.id)
+        urgent.send(b"key")
+        assert not waiting.waiting(urgent.id)
+        assert urgent.bufferedAmount == 3
+        urgent.send(b"more")
+        assert waiting.waiting(urgent.id)
+        assert urgent.bufferedAmount == 7
+
+
+@pytest.mark.asyncio
+async def test_who_reads_an_urgent_message_has_the_first_turn() -> None:
+    far: Any = plain.OpenPeer()
+    loop = asyncio.get_running_loop()
+    turns: list[str] = []
+    done = asyncio.Event()
+
+    def serve(channel: Any) -> None:
+        channel.on("message", lambda _: loop.call_soon(read, channel.label))
+
+    def read(label: str) -> None:
+        turns.append(label)
+        done.set()
+
+    far.on_channel = serve
+    async with joined(plain.OpenPeer(), far, "terminal-io", "file-transfer") as channels:
+        far._sctp.on_room = lambda: turns.append("room")
+        for channel in channels:
+            turns.clear()
+            done.clear()
+            channel.send(b"x")
+            async with asyncio.timeout(LIMIT):
+                await done.wait()
+            first = turns[:1]
+            assert first == ["terminal-io" if channel is channels[0] else "room"]
+
+
+@pytest.mark.asyncio
 async def test_what_a_handler_raises_is_reported_and_hurts_nobody_else() -> None:
     loop = asyncio.get_running_loop()
     complaints: list[Any] = []

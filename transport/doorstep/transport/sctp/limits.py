@@ -55,6 +55,8 @@ LATE = 9 / 8
 """Round trips after which a missing one is lost though few came later (RFC 9002 section 6.1.2)."""
 ROOM = 256 * KIB
 """Bytes unsent in the association under which it asks for more: a few system calls full."""
+URGENT_RESERVE = 1 / 4
+"""Part of the window by which what is urgent may exceed it: it waits for no acknowledgement of bulk."""
 BUNDLE_BELOW = 512
 """Bytes of a chunk that is worth waiting for another to share its packet."""
 

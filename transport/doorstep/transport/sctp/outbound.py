@@ -7,7 +7,14 @@ from collections.abc import Callable
 from doorstep.transport.sctp import chunks as wire
 from doorstep.transport.sctp.chunks import DATA, IMMEDIATE
 from doorstep.transport.sctp.congestion import Congestion
-from doorstep.transport.sctp.limits import BURST, DATA_HEADER, HEADER, LOST_AFTER, MOST_TIMEOUT
+from doorstep.transport.sctp.limits import (
+    BURST,
+    DATA_HEADER,
+    HEADER,
+    LOST_AFTER,
+    MOST_TIMEOUT,
+    URGENT_RESERVE,
+)
 from doorstep.transport.sctp.outlet import Bundle, Outlet
 from doorstep.transport.sctp.outstanding import Fragment, Outstanding
 from doorstep.transport.sctp.pacing import Pacer
@@ -225,7 +232,8 @@ class Outbound:
         if outstanding.again:
             self._send_again(bundle, min(window, burst), now)
         if wants and not outstanding.again:
-            self._send_new(bundle, min(limit, burst), now)
+            reserve = min(window + int(window * URGENT_RESERVE), self.peer_window)
+            self._send_new(bundle, min(limit, burst), min(reserve, burst), now)
             wants = self._wants
         bundle.close()
         if allowance is not None:
@@ -250,11 +258,18 @@ class Outbound:
             outstanding.sent_again(fragment, now)
             bundle.add(fragment.chunk)
 
-    def _send_new(self, bundle: Bundle, limit: int, now: float) -> None:
-        """Make fragments of what is next, as long as the flight is below ``limit``; one if nothing flies."""
+    def _send_new(self, bundle: Bundle, limit: int, urgent: int, now: float) -> None:
+        """Make fragments of what is next, as long as the flight is below ``limit``; one if nothing flies.
+
+        With ``urgent`` as the limit when that waits, and so for the rest of the message before it.
+        """
         outstanding, scheduler, size = self.outstanding, self.scheduler, self._fragment
         message = self._message
-        while outstanding.flight < limit or not outstanding.flight:
+        while (
+            outstanding.flight < limit
+            or not outstanding.flight
+            or (scheduler.urgent and outstanding.flight < urgent)
+        ):
             if message is None:
                 message = scheduler.head(now)
                 if message is None:

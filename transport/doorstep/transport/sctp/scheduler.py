@@ -59,7 +59,7 @@ class _Queue:
 class Scheduler:
     """Lower ``priority`` numbers are more urgent; streams have ``0`` unless :meth:`prioritise` says else."""
 
-    __slots__ = ("_active", "_levels", "_queues", "expired", "unsent")
+    __slots__ = ("_active", "_levels", "_queues", "expired", "unsent", "urgent_below")
 
     def __init__(self) -> None:
         self.expired: list[Message] = []
@@ -68,11 +68,18 @@ class Scheduler:
         self._active: dict[int, deque[_Queue]] = {}
         """By priority: the streams that have something to send, in turn."""
         self._levels: list[int] = []
+        self.urgent_below = 0
+        """Priorities below this one are urgent."""
         self.unsent = 0
         """Bytes not yet made into fragments."""
 
     def __bool__(self) -> bool:
         return bool(self._levels)
+
+    @property
+    def urgent(self) -> bool:
+        """True when an urgent message is next."""
+        return bool(self._levels) and self._levels[0] < self.urgent_below
 
     def prioritise(self, stream: int, priority: int) -> None:
         """To be called before the first message of the stream."""

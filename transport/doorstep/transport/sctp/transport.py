@@ -33,6 +33,8 @@ _ASSUMED_MESSAGE = 65536
 """What a peer takes that does not say (RFC 8841 section 6.1)."""
 _PRIORITIES = (1024, 512, 256, 128)
 """Of DCEP (RFC 8831 section 6.4), by our own numbers."""
+_URGENT = 2
+"""Numbers below this one are of urgent channels."""
 
 
 class SctpTransport(AsyncIOEventEmitter):
@@ -45,6 +47,7 @@ class SctpTransport(AsyncIOEventEmitter):
         self.on_room: Callable[[], None] = lambda: None
         """Called when there is room for more to send."""
         self.association = Association()
+        self.association.outbound.scheduler.urgent_below = _URGENT
         self._dtls = dtls
         self._ours = asyncio.get_running_loop()  # the emitter has a ``_loop`` of its own
         self._priorities = dict(priorities or {})
@@ -61,6 +64,9 @@ class SctpTransport(AsyncIOEventEmitter):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._turning = False
+        self._urgent: set[int] = set()
+        self._hurried = self._delivered = False
+        """Since the last turn an urgent message was sent in a hurry, or delivered."""
         self._soon: asyncio.Handle | None = None
         self._stopped = False
 
@@ -138,6 +144,17 @@ class SctpTransport(AsyncIOEventEmitter):
         self.association.receive(packet, self._ours.time() - waited)
 
     def batch_over(self) -> None:
+        """What a reader makes of an urgent message goes before what else there is to send."""
+        if self.association.events and not self._turning and not self._stopped:
+            self._delivered = False
+            self._turning = True
+            try:
+                self._drain()
+            finally:
+                self._turning = False
+            if self._delivered:
+                self._schedule()
+                return
         self._turn()
 
     # the turn
@@ -147,6 +164,7 @@ class SctpTransport(AsyncIOEventEmitter):
         if self._turning or self._stopped:
             return
         self._turning = True
+        self._hurried = False
         association = self.association
         try:
             if association.events:
@@ -154,14 +172,26 @@ class SctpTransport(AsyncIOEventEmitter):
             if association.room:
                 self.on_room()
             association.flush(self._ours.time())
-            if association.packets and not self._dtls.send_packets(association.take_packets()):
-                association.fail("the connection to the peer was lost")
+            self._send_packets()
             if association.outbound.departed:
                 self._departed()
         finally:
             self._turning = False
         if not self._stopped:
             self._arm()
+
+    def _send_packets(self) -> None:
+        association = self.association
+        if association.packets and not self._dtls.send_packets(association.take_packets()):
+            association.fail("the connection to the peer was lost")
+
+    def _hurry(self) -> None:
+        """Send now what is urgent. What has left is told in a turn of its own (W3C WebRTC section 6.2), and
+        more of the same leaves with that."""
+        if not self._hurried and not self._stopped:
+            self._hurried = True
+            self.association.flush(self._ours.time())
+            self._send_packets()
 
     def _arm(self) -> None:
         at = self.association.deadline
@@ -236,6 +266,7 @@ class SctpTransport(AsyncIOEventEmitter):
 
     def _message(self, stream: int, protocol: int, data: bytes) -> None:
         channel = self._channels.get(stream)
+        self._delivered |= stream in self._urgent
         if protocol == dcep.DCEP:
             self._dcep(stream, channel, data)
         elif channel is None or channel.readyState not in ("open", "closing"):
@@ -289,6 +320,8 @@ class SctpTransport(AsyncIOEventEmitter):
     def _prioritise(self, stream: int, label: str) -> int:
         number = self._priorities.get(label, len(_PRIORITIES) - 2)
         self.association.outbound.scheduler.prioritise(stream, number)
+        if number < _URGENT:
+            self._urgent.add(stream)
         return _PRIORITIES[min(number, len(_PRIORITIES) - 1)]
 
     def _dcep(self, stream: int, channel: RTCDataChannel | None, data: bytes) -> None:
@@ -342,7 +375,7 @@ class SctpTransport(AsyncIOEventEmitter):
                 self._free(stream)
 
     def _free(self, stream: int) -> None:
-        for streams in (self._in_closed, self._out_closed, self._unconfirmed):
+        for streams in (self._in_closed, self._out_closed, self._unconfirmed, self._urgent):
             streams.discard(stream)
         self._set_state(self._channels.pop(stream), "closed")
 
@@ -390,6 +423,8 @@ class SctpTransport(AsyncIOEventEmitter):
         channel._addBufferedAmount(len(body))
         self.association.send(message)
         if not self._turning:
+            if stream in self._urgent:
+                self._hurry()
             self._schedule()
 
     def _data_channel_close(self, channel: RTCDataChannel) -> None:
