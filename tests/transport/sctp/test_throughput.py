@@ -10,6 +10,9 @@ from doorstep.testing.link import Conditions
 from doorstep.transport.sctp.association import State
 from doorstep.transport.sctp.congestion import Congestion
 from doorstep.transport.sctp.limits import PACKET
+from doorstep.transport.sctp.roundtrip import RoundTrips
+
+from .flows import Bottleneck, Late
 
 PAYLOAD = 1160 / (PACKET + 28)
 """Part of the bytes of these links that is data: SCTP, UDP and IP have the rest."""
@@ -37,6 +40,31 @@ def test_a_second_is_enough_to_fill_a_fast_link(virtual: Any, first: int) -> Non
     before = pair.far.bytes
     pair.run(1)
     assert (pair.far.bytes - before) * 8 > 0.8 * PAYLOAD * 100e6
+
+
+@pytest.mark.parametrize("late", [0.001, 0.005])
+def test_it_is_as_fast_when_both_ends_wake_late(late: float) -> None:
+    """On a busy machine, samples and acknowledgements come late and in heaps."""
+    link = Bottleneck(Conditions(rate=100e6, delay=0.025, queue=0.1), [Late(0, late)])
+    link.run(0.8)
+    assert link.run(1)[0] > 0.7 * PAYLOAD * 100
+
+
+def test_what_a_stall_has_cost_is_made_good_soon() -> None:
+    """A little queue, as jitter makes one, and once one too long: growth that nothing disturbs gets quicker."""
+    trips = RoundTrips()
+    congestion = Congestion(trips, PACKET)
+    congestion.slow_start, congestion.window = False, 400 * PACKET
+    trips.sample(0.05, 0.0)
+    windows: list[int] = []
+    for number in range(30):
+        trips.least = 0.10 if number == 0 else 0.055
+        congestion.acked(PACKET, True, True, number / 16)
+        congestion.round_over(number / 16)
+        windows.append(congestion.window)
+    assert windows[0] < 350 * PACKET
+    assert windows[4] < windows[0] + 10 * PACKET
+    assert windows[20] > 400 * PACKET
 
 
 class LossOnly(Congestion):
@@ -89,6 +117,22 @@ def test_the_round_trip_of_the_empty_path_is_not_forgotten(virtual: Any) -> None
     pair.run(45)
     assert pair.there.dropped == 0
     assert pair.far.bytes * 8 > 0.95 * 45 * PAYLOAD * 5e6
+
+
+def test_sacks_are_frequent_until_the_path_is_full(virtual: Any) -> None:
+    pair = virtual(Conditions(rate=100e6, delay=0.025, queue=0.1))
+    outbound = pair.near.association.outbound
+    outbound.congestion = LossOnly(outbound.round_trips, PACKET)
+    pair.start()
+    stranger(pair.far)
+    fill(pair.near)
+    data, sacks = [0, 0], [0, 0]
+    for part, seconds in enumerate((0.3, 2.0)):
+        before = pair.there.carried, pair.back.carried
+        pair.run(seconds)
+        data[part], sacks[part] = pair.there.carried - before[0], pair.back.carried - before[1]
+    assert sacks[0] > 0.7 * data[0]
+    assert sacks[1] < 0.5 * data[1]
 
 
 def test_a_longer_path_is_not_taken_for_a_queue(virtual: Any) -> None:

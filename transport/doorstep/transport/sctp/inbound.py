@@ -28,10 +28,10 @@ from doorstep.transport.sctp.serial import WORD, unwrap
 __all__ = ["Inbound"]
 
 _NEVER = float("inf")
-_OTHERS_SACK, _OTHERS_SACK_STARTING = 4, 1
+_OTHERS_SACK, _OTHERS_SACK_FAR = 4, 1
 """Packets one SACK answers at most for a peer that is not ours: in slow start its window grows by SACKs
-(libwebrtc: by one packet for each), which matters when there is a round trip to fill. Afterwards it counts
-bytes, and each SACK costs both sides."""
+(libwebrtc: by one packet for each, and each releases four at most), which matters when there is a round trip
+to fill. When it is full, a SACK only costs both sides."""
 _ASKED, _HEARTBEAT_INFO = Struct("!HHd"), 1
 _FAR = 0.004
 """Seconds of round trip from which on a peer is far."""
@@ -78,7 +78,7 @@ class Inbound:
             self._choose_limit(self._window)
 
     def _choose_limit(self, window: ReceiveWindow) -> None:
-        self._limit = _OTHERS_SACK_STARTING if self._far and window.growing else _OTHERS_SACK
+        self._limit = _OTHERS_SACK_FAR if self._far and not window.full else _OTHERS_SACK
 
     # data
 

@@ -28,8 +28,8 @@ _PERIOD, _PERIOD_LEAST, _PERIODS = 1 / 2, 0.01, 16
 a pause of the sender is not a slower path."""
 _PAUSE = 4
 """Periods without a packet after which nothing was measured."""
-_GROWTH, _GROWTH_PERIODS = 1.2, 4
-"""The rate is this much of what it was so many periods ago, or more, while the peer's window doubles."""
+_FULL = 1 / 2
+"""Part of the allowed queue that stands when the peer has all it is allowed."""
 _ASK_EVERY = 0.25
 """Seconds between two HEARTBEATs."""
 _ANSWER_WITHIN = 10.0
@@ -55,10 +55,13 @@ class ReceiveWindow:
         self._drain_at = self._drained_at = 0.0
 
     @property
-    def growing(self) -> bool:
-        """True while the peer seems to be in slow start."""
-        rates = self._rates
-        return len(rates) <= _GROWTH_PERIODS or rates[-1] > _GROWTH * rates[-1 - _GROWTH_PERIODS]
+    def full(self) -> bool:
+        """True when the peer uses the window, and so has nothing to gain by a larger one of its own."""
+        return self._trips.latest > self._trips.base + _FULL * self._queue
+
+    @property
+    def _queue(self) -> float:
+        return min(max(self._trips.base, _QUEUE_LEAST), _QUEUE_MOST)
 
     def arrived(self, size: int, now: float) -> bool:
         """So many bytes have come; True when it is time to ask for the round trip."""
@@ -85,7 +88,7 @@ class ReceiveWindow:
             self._drain_at = now + _DRAIN_EVERY
             return
         rate = max(self._rates)
-        queue = min(max(trips.base, _QUEUE_LEAST), _QUEUE_MOST)
+        queue = self._queue
         if now >= self._drain_at:
             self._drain_at = now + _DRAIN_EVERY
             self._drained_at = now + _DRAIN_TRIPS * (trips.base + queue)
