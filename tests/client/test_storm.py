@@ -11,6 +11,7 @@ import asyncio
 from doorstep.hub.config import RealtimeLimits
 from doorstep.hub.rate import Rate
 from doorstep.protocol.errors import DoorstepError
+from doorstep.protocol.ids import agents_topic
 from doorstep.protocol.signaling import ConnectionRequest
 from doorstep.protocol.timing import DEFAULT_TIMING
 from doorstep.protocol.trust import TranscriptProofs
@@ -19,8 +20,8 @@ from doorstep.testing.bus import MemoryBus
 from doorstep.testing.clock import run_virtual
 from doorstep.testing.place import Place
 
-from .door import AGENT
-from .way import KEY, Machine, World
+from .door import AGENT, USER
+from .way import KEY, Machine, World, play
 
 CLIENTS = 100
 WITHIN = 1.0
@@ -112,3 +113,25 @@ def test_a_hundred_clients_in_one_second() -> None:
         assert len(machine.sessions) == CLIENTS
 
     run_virtual(main())
+
+
+def close_all(bus: MemoryBus) -> None:
+    for one in list(bus._members.get(agents_topic(USER), ())):
+        one.end("Too many messages per second")
+
+
+def test_who_has_a_wire_does_not_knock_into_the_limit() -> None:
+    """WebRTC is tried again at the pool's pace, not at that of one who has nothing."""
+
+    async def story(world: World) -> None:
+        await world.way.open()
+        before = len(world.machine.knocks)
+        close_all(world.host._bus)
+        await asyncio.sleep(DEFAULT_TIMING.improve_first - 1)
+        assert world.session.wire.kind == "relay"
+        assert "Too many messages" in world.way.pool.reason
+        assert len(world.machine.knocks) == before
+        await asyncio.sleep(2)
+        assert len(world.machine.knocks) > before
+
+    play(story)

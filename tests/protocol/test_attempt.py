@@ -13,6 +13,7 @@ from doorstep.protocol.attempt import (
     Attempt,
     AttemptEvent,
     AttemptState,
+    ChannelLost,
     Connect,
     JoinAgents,
     OfferCreated,
@@ -153,3 +154,13 @@ def test_one_that_only_knocks_makes_no_offer_and_knocks_again() -> None:
     machine.handle(Pause(), 10.0)
     machine.handle(Retry(), 13.0)
     assert machine.state is AttemptState.REQUESTING
+
+
+@pytest.mark.parametrize(
+    ("reason", "limited"), [("Too many messages per second", True), ("CHANNEL_ERROR", False)]
+)
+def test_a_limit_of_the_server_is_told_apart(reason: str, limited: bool) -> None:
+    machine = machine_in(AttemptState.WAITING_READY)
+    machine.handle(ChannelLost(1, reason), 1.0)
+    assert machine.outcome is not None
+    assert (machine.outcome.limited, machine.outcome.retryable) == (limited, True)

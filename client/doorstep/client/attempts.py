@@ -71,6 +71,7 @@ from doorstep.protocol.signaling import (
 )
 from doorstep.protocol.timing import DEFAULT_TIMING, Timing
 from doorstep.runtime import Role, Session
+from doorstep.runtime.session import SessionState
 from doorstep.runtime.tasks import TaskOwner, uninterrupted
 from doorstep.transport.pool import Carry
 
@@ -218,7 +219,12 @@ class Connector:
 
     def _may_retry(self) -> bool:
         outcome = self._machine.outcome
-        return self._machine.state is AttemptState.FAILED and outcome is not None and outcome.retryable
+        if self._machine.state is not AttemptState.FAILED or outcome is None:
+            return False
+        return outcome.retryable and not (outcome.limited and self._has_another_wire())
+
+    def _has_another_wire(self) -> bool:
+        return self._session is not None and self._session.state is SessionState.OPEN
 
     def _pause(self, _state: RetryCallState) -> float:
         outcome = self._machine.outcome

@@ -239,6 +239,11 @@ class Outcome:
     retryable: bool
     pause: float
 
+    @property
+    def limited(self) -> bool:
+        """It was a limit of the server: who has another wire does better not to ask again soon."""
+        return isinstance(self.error, SignalingLost) and self.pause > 0
+
 
 class Attempt(Machine[AttemptState, AttemptTrigger, AttemptEffect]):
     """Connects to one agent: at most 1 + ``retries`` attempts within ``timing.total``.

@@ -164,6 +164,7 @@ export class Connection {
             roads,
             force,
             onStatus: (status) => this.report(status),
+            hasAnotherWire: () => this.session.value?.state.value === "open",
             onDistrust: (error) => this.distrust(error),
         });
         const pool: WirePool = new WirePool(

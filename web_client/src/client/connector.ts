@@ -1,6 +1,12 @@
 // Client: one connect, with its retries, to one agent. Receive → machine → run its effects → re-arm the one timer.
 
-import { Attempt, type AttemptEffect, type AttemptEvent, type AttemptState } from "../protocol/attempt.ts";
+import {
+    Attempt,
+    type AttemptEffect,
+    type AttemptEvent,
+    type AttemptState,
+    isLimited,
+} from "../protocol/attempt.ts";
 import { ConnectFailed, MalformedMessage, PeerNotTrusted, Unauthorized } from "../protocol/errors.ts";
 import { signalingTopic } from "../protocol/ids.ts";
 import { ICE_SERVERS } from "../protocol/limits.ts";
@@ -55,6 +61,8 @@ export interface ConnectorOptions {
     readonly capabilities?: () => readonly string[];
     /** Told what the agent says, in its ready or its refusal, that it comes by. */
     readonly onReady?: (capabilities: readonly string[]) => void;
+    /** Whether the session has a wire already: then a limit of the back end ends the connect. */
+    readonly hasAnotherWire?: () => boolean;
     /** False: only knock, until `cancel()`. */
     readonly offers?: boolean;
     /** Hears every state once, in order. */
@@ -207,7 +215,8 @@ export class Connector {
         const { state, outcome } = this.machine;
         if (state === "failed") {
             clearTimeout(this.timer);
-            if (outcome?.retryable) this.dispatch({ type: "pause" });
+            const inVain = outcome && isLimited(outcome) && this.options.hasAnotherWire?.();
+            if (outcome?.retryable && !inVain) this.dispatch({ type: "pause" });
             else this.fail(outcome?.error ?? new ConnectFailed("not connected"));
             return;
         }

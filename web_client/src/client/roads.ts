@@ -30,6 +30,7 @@ export interface RoadsOptions
         | "trust"
         | "makePeer"
         | "onStatus"
+        | "hasAnotherWire"
     > {
     /** In order of preference, after WebRTC. */
     readonly roads: readonly Road[];

@@ -162,6 +162,11 @@ export interface Outcome {
     readonly pause: number;
 }
 
+/** It was a limit of the server: who has another wire does better not to ask again soon. */
+export function isLimited({ error, pause }: Outcome): boolean {
+    return error instanceof SignalingLost && pause > 0;
+}
+
 export interface AttemptOptions {
     /** The first attempt makes its offer and joins the signaling channel at once: the request carries the offer. */
     readonly express?: boolean;
