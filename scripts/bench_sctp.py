@@ -411,7 +411,10 @@ async def run_all(options: argparse.Namespace, plans: list[Plan]) -> None:
     until = time.monotonic() + options.minutes * 60
     try:
         if options.idle:
-            line = await idle(options.idle)
+            try:
+                line = await idle(options.idle)
+            except (TimeoutError, OSError, ValueError, TypeError) as error:
+                line = f"Idle connections: failed, {type(error).__name__}: {error}"
             print(line, flush=True)
             plans = [replace(plan, idle=line + "\n\n") if plan.echo else plan for plan in plans]
         for number, plan in enumerate(plans):
