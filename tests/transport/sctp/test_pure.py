@@ -272,8 +272,7 @@ def shrink(company: Company, trips: RoundTrips, rtts: list[float], *, windows: C
     for number, rtt in enumerate(rtts):
         trips.least = rtt
         company.shrinking(windows(number), number / 10)
-        queue = rtt - trips.base
-        if window := company.found(queue, queue > 0.02, number / 10):
+        if window := company.found(rtt - trips.base > 0.02, number / 10):
             return window
     return 0
 

@@ -14,11 +14,16 @@ from doorstep.transport.sctp.roundtrip import MEMORY, RoundTrips
 
 __all__ = ["Company"]
 
-_STANDS, _STANDS_ROUNDS = 0.050, 6
-"""Seconds of queue that flows of ours do not leave each other, and rounds of shrinking it has to outlast."""
-_STARVED = 12.0
+_SHRINKS = 6
+"""Rounds of shrinking before there is company: an effect takes some to be seen."""
+_STANDS, _STANDS_ROUNDS = 0.050, 10
+"""Seconds of queue that flows of ours do not leave each other, and rounds for which it has to stand while we
+shrink: one of ours that starts needs some to see what it has done."""
+_STARVED = 9.0
 """Seconds of shrinking after which we compete in any case: longer than the drains of others like this one
 are apart, which would have shown them the path. Seconds of growing count twice against them."""
+_GAP = 1.0
+"""Seconds from one round to the next that count at most: a sender may have had nothing to say."""
 _LOUD, _LOUD_WEIGHT = 0.030, 2
 """Seconds of queue that ours do not make, even when the last to come takes the others' queue for the path:
 they count so much. Still, from one drain to the next must not be enough."""
@@ -47,7 +52,7 @@ class Company:
 
     __slots__ = (
         "_before", "_from", "_from_rtt", "_left_at", "_left_window", "_queue", "_round_at", "_rounds",
-        "_rtts", "_shown_at", "_starved", "_usual", "cubic", "patience", "present",
+        "_rtts", "_shown_at", "_standing", "_starved", "_usual", "cubic", "patience", "present",
     )  # fmt: skip
 
     def __init__(self, rtts: RoundTrips) -> None:
@@ -57,6 +62,8 @@ class Company:
         self.cubic = Cubic()
         self._rounds = 0
         """Of shrinking, one after the other."""
+        self._standing = 0
+        """Of these, with more of a queue than ours leave, one after the other."""
         self._from = self._before = 0
         """The windows when shrinking began, and the one that the last round has shown."""
         self._from_rtt = 0.0
@@ -75,16 +82,18 @@ class Company:
         if not self._rounds:
             self._from, self._from_rtt = window, self._rtts.least
         self._rounds += 1
-        self._count(_LOUD_WEIGHT if self._rtts.least - self._rtts.base > _LOUD else 1, window, now)
+        queue = self._rtts.least - self._rtts.base
+        self._standing = self._standing + 1 if queue > _STANDS else 0
+        self._count(_LOUD_WEIGHT if queue > _LOUD else 1, window, now)
         self._before = window
 
     def none(self, window: int, now: float) -> None:
         """A round had no queue."""
-        self._rounds = 0
+        self._rounds = self._standing = 0
         self._count(-2, window, now)
 
-    def _count(self, weight: int, window: int, now: float) -> None:
-        since = min(now - self._round_at, _STARVED / 12)
+    def _count(self, weight: float, window: int, now: float) -> None:
+        since = min(now - self._round_at, _GAP)
         self._starved = max(0.0, self._starved + weight * since)
         self._usual += (window - self._usual) * since / _USUAL if self._usual else window
         self._round_at = now
@@ -97,16 +106,16 @@ class Company:
         alone = min((1 - self._before / self._from) * self._from_rtt, self._from_rtt - self._rtts.base)
         return self._from_rtt - self._rtts.least >= _FOLLOWS * alone
 
-    def found(self, queue: float, queued: bool, now: float) -> int:
+    def found(self, queued: bool, now: float) -> int:
         """The window to compete with when there is company, else 0."""
         if queued and self._rounds >= _RELAPSE_ROUNDS and now - self._left_at < _RELAPSE:
             return self._left_window
-        if self._rounds <= _STANDS_ROUNDS:
+        if self._rounds <= _SHRINKS:
             return 0
         if self._seen() and self._follows():
             self._rounds = 0
             return 0
-        return int(self._usual) if queue > _STANDS or self._starved > _STARVED else 0
+        return int(self._usual) if self._standing >= _STANDS_ROUNDS or self._starved > _STARVED else 0
 
     def may_be_ours(self, now: float) -> bool:
         """True when it is time to show others like this one the empty path."""
@@ -128,7 +137,7 @@ class Company:
         self.patience = min(2 * self.patience, _PATIENCE_MOST) if again else _PATIENCE
         self.present = True
         self.cubic.begin(window, now)
-        self._rounds = 0
+        self._rounds = self._standing = 0
         self._starved = 0.0
         self._queue = 0.0
         self._rtts.memory = _MEMORY

@@ -244,7 +244,7 @@ class Congestion:
         self._empty, self._growing, self._seeking = 0, 0, False
         queue, target = self.queue, self.target
         self.company.shrinking(self.window, now)
-        if window := self.company.found(queue, queue > self._queued, now):
+        if window := self.company.found(queue > self._queued, now):
             self._enter(window, now)
         elif self.company.may_be_ours(now):
             self._drain_whole(self.window)

@@ -9,13 +9,13 @@ __all__ = ["Cubic"]
 
 _BETA = 0.7
 """Part of the window that a loss leaves (section 4.6)."""
-_C = 1.0
+_C = 0.7
 """Packets per second cubed. A TCP has 0.4 (section 5) and no drains, of which each of ours costs a cut."""
-_ALPHA = 1.0
+_ALPHA = 0.75
 """Packets per round trip at least. 0.53 would be a Reno's equal (section 4.3), but for the drains."""
 _MOST = 1.5
 """Times the window in a round trip (section 4.4)."""
-_SEEK, _SEEK_PART = 2.0, 8
+_SEEK, _SEEK_PART = 3.0, 8
 """Seconds from the beginning, and the part of the window per round trip, for which we look for our place:
 whoever fills the buffer left us little before we knew of it. For longer, an error would fill a deep one."""
 
