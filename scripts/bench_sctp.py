@@ -49,7 +49,7 @@ HEAD = (
     "| 32 B echo, ms: idle p50 / p99 | under bulk p50 / p99 |"
 )
 LIMIT = 120.0
-PROBE, PROBE_MOST, PROBED = 250_000, 64_000_000, 0.5
+PROBE, PROBE_MOST, PROBED = 250_000, 64_000_000, 0.6
 """Bytes sent to learn the rate: four times as many until it takes so many seconds, and the start is over."""
 
 
