@@ -51,7 +51,7 @@ def test_it_is_as_fast_when_both_ends_wake_late(late: float) -> None:
 
 
 def test_what_a_stall_has_cost_is_made_good_soon() -> None:
-    """A little queue, as jitter makes one, and once one too long: growth that nothing disturbs gets quicker."""
+    """Growth that nothing disturbs gets quicker, though jitter looks like a little queue."""
     trips = RoundTrips()
     congestion = Congestion(trips, PACKET)
     congestion.slow_start, congestion.window = False, 400 * PACKET
