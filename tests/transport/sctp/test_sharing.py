@@ -59,7 +59,7 @@ def test_the_queue_is_short_again_when_the_tcp_has_left() -> None:
     ("starts", "queue"), [((0, 4, 6), 0.2), ((0.2, 1.4, 1.8, 9.6, 10), 1.0), ((1.3, 2.5, 5, 7.6, 8.5), 0.05)]
 )
 def test_late_comers_of_ours_do_not_fill_a_queue(starts: tuple[float, ...], queue: float) -> None:
-    """A late one takes the others' queue for the path, until all of them look at the empty path together."""
+    """A late one takes the others' queue for the path, until the others have looked at the empty path too."""
     flows = [Sctp(start) for start in starts]
     link = shared(queue, [*flows])
     link.run(20)

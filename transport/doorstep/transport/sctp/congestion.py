@@ -40,11 +40,9 @@ _QUICKER_ROUNDS, _QUICKER_PART = 3, 1 / 32
 """Rounds of growing after which each grows by twice as much as the one before (as in Copa), up to a part of
 the window: what a machine's stall, taken for a queue, has cost is made good in a second."""
 _DRAIN_EVERY, _DRAIN_EVERY_TRIPS, _DRAIN_PART = 3.0, 30, 1 / 2
-"""Seconds, or round trips, since the path was last seen empty, after which the window is cut for a round, to
-see it (as BBR does). All of ours that saw it empty together look together, and so it is empty again: whoever
-took the queue of the others for the path learns better then."""
-_EMPTY_PATH = 1 / 8
-"""Part of the target; a queue below it is none."""
+"""Seconds, or round trips if they are more, after which the window is cut for a round, to see the path
+without our queue (as BBR does), and to show it to others of ours that took our queue for the path: every 10
+s, five that came one after the other took each other for company before."""
 _DRAIN_ROUNDS, _DRAIN_ROUNDS_COMPETING = 2, 3
 """The first round of a drain still sees the queue. Among competitors one more: theirs begin a round apart."""
 _WEATHER, _CONGESTION = 0.97, 0.7
@@ -179,7 +177,7 @@ class Congestion:
         limited, self._limited = self._limited, False
         may_grow = limited and not self._losses
         self._losses = self._lost_bytes = self._acked_bytes = 0
-        if not self._drain_at or (not self.competing and self.queue < _EMPTY_PATH * self.target):
+        if not self._drain_at:
             self._drain_at = now + self._drain_every
         if self._draining:
             self._drain_on(now)
