@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from doorstep.transport.sctp import chunks as wire
 from doorstep.transport.sctp.chunks import Malformed
 from doorstep.transport.sctp.company import Company
+from doorstep.transport.sctp.congestion import Congestion
 from doorstep.transport.sctp.dcep import Open, read_open
 from doorstep.transport.sctp.limits import MAX_AHEAD, MAX_MESSAGE, PACKET, WINDOW
 from doorstep.transport.sctp.outstanding import Fragment, Outstanding
@@ -262,6 +263,31 @@ def test_a_sack_for_what_was_never_sent_is_ignored() -> None:
     assert not outstanding.acknowledge(98, [], 0)
     assert outstanding.acknowledge(99, [(5, 60000)], 0)
     assert outstanding.flight == 1
+
+
+# the window
+
+
+def test_on_a_near_path_less_is_in_flight_while_somebody_types() -> None:
+    trips = RoundTrips()
+    trips.base, trips.least = 0.0005, 0.004  # two busy loops that take turns
+    congestion = Congestion(trips, PACKET)
+    congestion.slow_start, congestion.window = False, 1 << 20
+
+    def settled() -> int:
+        for _ in range(100):
+            congestion.round_over(1.0)
+        return congestion.window
+
+    wide = settled()
+    congestion.calm(True)
+    assert settled() == wide // 2
+    congestion.calm(False)
+    assert congestion.window == settled() == wide
+    congestion.window = wide // 8  # a loss
+    congestion.calm(True)
+    congestion.calm(False)
+    assert congestion.window == wide // 8
 
 
 # company

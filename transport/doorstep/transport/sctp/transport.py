@@ -35,6 +35,10 @@ _PRIORITIES = (1024, 512, 256, 128)
 """Of DCEP (RFC 8831 section 6.4), by our own numbers."""
 _URGENT = 2
 """Numbers below this one are of urgent channels."""
+_INTERACTIVE = 1
+"""The number of the channel of keystrokes; 0, above it, also carries what bulk has to say."""
+_CALM = 1.0
+"""Seconds after the last of these for which bulk keeps less in flight: whoever types goes on within that."""
 
 
 class SctpTransport(AsyncIOEventEmitter):
@@ -64,7 +68,9 @@ class SctpTransport(AsyncIOEventEmitter):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._turning = False
-        self._urgent: set[int] = set()
+        self._urgent: dict[int, bool] = {}
+        """Streams of urgent channels; True for that of keystrokes."""
+        self._calm_until = 0.0
         self._hurried = self._delivered = False
         """Since the last turn an urgent message was sent in a hurry, or delivered."""
         self._soon: asyncio.Handle | None = None
@@ -166,6 +172,7 @@ class SctpTransport(AsyncIOEventEmitter):
         self._turning = True
         self._hurried = False
         association = self.association
+        association.outbound.congestion.calm(self._ours.time() < self._calm_until)
         try:
             if association.events:
                 self._drain()
@@ -243,6 +250,10 @@ class SctpTransport(AsyncIOEventEmitter):
             else:
                 self._changed(event)
 
+    def _stay_calm(self, stream: int) -> None:
+        if self._urgent[stream]:
+            self._calm_until = self._ours.time() + _CALM
+
     def _changed(self, event: Event) -> None:
         match event:
             case Established():
@@ -266,7 +277,9 @@ class SctpTransport(AsyncIOEventEmitter):
 
     def _message(self, stream: int, protocol: int, data: bytes) -> None:
         channel = self._channels.get(stream)
-        self._delivered |= stream in self._urgent
+        if stream in self._urgent:
+            self._delivered = True
+            self._stay_calm(stream)
         if protocol == dcep.DCEP:
             self._dcep(stream, channel, data)
         elif channel is None or channel.readyState not in ("open", "closing"):
@@ -321,7 +334,7 @@ class SctpTransport(AsyncIOEventEmitter):
         number = self._priorities.get(label, len(_PRIORITIES) - 2)
         self.association.outbound.scheduler.prioritise(stream, number)
         if number < _URGENT:
-            self._urgent.add(stream)
+            self._urgent[stream] = number == _INTERACTIVE
         return _PRIORITIES[min(number, len(_PRIORITIES) - 1)]
 
     def _dcep(self, stream: int, channel: RTCDataChannel | None, data: bytes) -> None:
@@ -375,8 +388,9 @@ class SctpTransport(AsyncIOEventEmitter):
                 self._free(stream)
 
     def _free(self, stream: int) -> None:
-        for streams in (self._in_closed, self._out_closed, self._unconfirmed, self._urgent):
+        for streams in (self._in_closed, self._out_closed, self._unconfirmed):
             streams.discard(stream)
+        self._urgent.pop(stream, None)
         self._set_state(self._channels.pop(stream), "closed")
 
     # called by RTCDataChannel
@@ -424,6 +438,7 @@ class SctpTransport(AsyncIOEventEmitter):
         self.association.send(message)
         if not self._turning:
             if stream in self._urgent:
+                self._stay_calm(stream)
                 self._hurry()
             self._schedule()
 
