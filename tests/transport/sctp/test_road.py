@@ -193,6 +193,22 @@ async def test_who_reads_an_urgent_message_has_the_first_turn() -> None:
 
 
 @pytest.mark.asyncio
+async def test_keystrokes_calm_both_ends_and_bulk_with_its_own_words_does_not() -> None:
+    near: Any = plain.OpenPeer()
+    far: Any = plain.OpenPeer()
+    came = asyncio.Event()
+    far.on_channel = lambda channel: channel.on("message", lambda _: came.set())
+    async with joined(near, far, "control", "file-transfer", "terminal-io") as channels:
+        for channel in channels:
+            came.clear()
+            channel.send(b"x")
+            async with asyncio.timeout(LIMIT):
+                await came.wait()
+            typed = channel.label == "terminal-io"
+            assert [end._sctp._calm_until > 0 for end in (near, far)] == [typed, typed]
+
+
+@pytest.mark.asyncio
 async def test_what_a_handler_raises_is_reported_and_hurts_nobody_else() -> None:
     loop = asyncio.get_running_loop()
     complaints: list[Any] = []

@@ -277,7 +277,7 @@ class SctpTransport(AsyncIOEventEmitter):
 
     def _message(self, stream: int, protocol: int, data: bytes) -> None:
         channel = self._channels.get(stream)
-        if stream in self._urgent:
+        if protocol != dcep.DCEP and stream in self._urgent:
             self._delivered = True
             self._stay_calm(stream)
         if protocol == dcep.DCEP:
