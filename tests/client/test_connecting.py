@@ -252,12 +252,12 @@ def test_the_total_deadline_covers_all_attempts() -> None:
         signaling = bus.signaling()
         started = asyncio.get_running_loop().time()
         with pytest.raises(AgentUnreachable):
-            await Observed(signaling, Timing(total=12), open_peer=_no_peer).connector.connect()
+            await Observed(signaling, Timing(total=11), open_peer=_no_peer).connector.connect()
         took = asyncio.get_running_loop().time() - started
         await signaling.close()
         return took
 
-    assert run_virtual(main()) == pytest.approx(12, abs=0.05)
+    assert run_virtual(main()) == pytest.approx(11, abs=0.05)  # within the second attempt, whenever that began
 
 
 def test_a_lost_channel_is_retried_at_once_and_counted() -> None:
