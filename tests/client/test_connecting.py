@@ -257,7 +257,7 @@ def test_the_total_deadline_covers_all_attempts() -> None:
         await signaling.close()
         return took
 
-    assert run_virtual(main()) == pytest.approx(11, abs=0.05)  # within the second attempt, whenever that began
+    assert run_virtual(main()) == pytest.approx(11, abs=0.05)  # whenever the second attempt began
 
 
 def test_a_lost_channel_is_retried_at_once_and_counted() -> None:
