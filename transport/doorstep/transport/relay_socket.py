@@ -230,7 +230,7 @@ async def _connect(url: str, timing: Timing) -> ClientConnection:
             user_agent_header=None,
         )
     except (OSError, WebSocketException, TimeoutError, EOFError) as error:
-        raise ConnectFailed(f"no relay at {url}: {error or type(error).__name__}") from error
+        raise ConnectFailed(f"no relay at {url}: {str(error) or type(error).__name__}") from error
     _keep_queues_short(connection)
     return connection
 
