@@ -184,6 +184,25 @@ def test_what_is_urgent_does_not_wait_for_an_acknowledgement_of_bulk(virtual: An
     assert pair.near.association.packets == []
 
 
+def test_what_is_urgent_has_the_whole_window_while_somebody_types(virtual: Any) -> None:
+    pair = virtual(CLEAN)
+    pair.start()
+    outbound = pair.near.association.outbound
+    outbound.scheduler.urgent_below = 1
+    outbound.scheduler.prioritise(9, 3)
+    outbound.round_trips.base = 0.0005
+    outbound.congestion.window, outbound.congestion.calm = 1 << 20, True
+    for _ in range(20):
+        pair.near.send(9, bytes(60_000))
+    pair.near.association.flush(pair.now)
+    bulk = outbound.congestion.for_bulk
+    assert bulk <= outbound.outstanding.flight < bulk + 2000
+    pair.near.send(1, b"key")
+    pair.near.association.flush(pair.now)
+    assert 60_003 <= outbound.outstanding.flight < 62_000  # the key, and the message that it stands behind
+    assert outbound.congestion.window == 1 << 20
+
+
 def test_a_receiver_that_is_full_is_waited_for(virtual: Any) -> None:
     pair = virtual(CLEAN)
     pair.start()

@@ -268,26 +268,18 @@ def test_a_sack_for_what_was_never_sent_is_ignored() -> None:
 # the window
 
 
-def test_on_a_near_path_less_is_in_flight_while_somebody_types() -> None:
+def test_on_a_near_path_bulk_has_less_in_flight_while_somebody_types() -> None:
     trips = RoundTrips()
-    trips.base, trips.least = 0.0005, 0.004  # two busy loops that take turns
+    trips.base = 0.0005
     congestion = Congestion(trips, PACKET)
     congestion.slow_start, congestion.window = False, 1 << 20
-
-    def settled() -> int:
-        for _ in range(100):
-            congestion.round_over(1.0)
-        return congestion.window
-
-    wide = settled()
-    congestion.calm(True)
-    assert settled() == wide // 2
-    congestion.calm(False)
-    assert congestion.window == settled() == wide
-    congestion.window = wide // 8  # a loss
-    congestion.calm(True)
-    congestion.calm(False)
-    assert congestion.window == wide // 8
+    assert congestion.for_bulk == congestion.window
+    congestion.calm = True
+    assert 4 * PACKET < congestion.for_bulk < congestion.window / 8
+    congestion.window = 2 * PACKET  # losses
+    assert congestion.for_bulk == congestion.window
+    trips.base, congestion.window = 0.05, 1 << 20  # there it is the link that a keystroke waits for
+    assert congestion.for_bulk == congestion.window
 
 
 # company

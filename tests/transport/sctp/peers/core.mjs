@@ -1,14 +1,15 @@
 // What a peer of the tests and the benchmark does with its channels, by their labels:
-//   echo…   sends every message back
+//   echo…   sends every message back, and so does terminal-io: our road knows keystrokes by that label
 //   sink    counts bytes; the text "count" is answered with the number
 //   source  the text "send TOTAL SIZE" is answered with that many bytes
 // A channel here is {label, send, buffered, low(callback)}; messages come to serve(channel)(data).
 
 const HIGH = 1 << 20;
+export const LABELS = { echo: "terminal-io", sink: "sink", source: "source" };
 
 export function serve(channel) {
   let bytes = 0;
-  if (channel.label.startsWith("echo")) return (data) => channel.send(data);
+  if (channel.label.startsWith("echo") || channel.label === LABELS.echo) return (data) => channel.send(data);
   if (channel.label === "sink")
     return (data) => {
       if (typeof data !== "string") bytes += data.byteLength;
@@ -32,23 +33,23 @@ export async function pour(channel, total, size) {
 }
 
 export class Near {
-  // Measures over channels {echo, sink, source}; got(label, data) is to be called with what arrives.
+  // Measures over channels {echo, sink, source}; got(role, data) is to be called with what arrives.
   constructor(channels) {
     this.channels = channels;
     this.waiting = {};
     this.pulled = 0;
   }
-  got(label, data) {
-    if (label === "source") {
+  got(role, data) {
+    if (role === "source") {
       this.pulled += data.byteLength;
       if (this.pulled < this.wanted) return;
     }
-    const resolve = this.waiting[label];
-    delete this.waiting[label];
+    const resolve = this.waiting[role];
+    delete this.waiting[role];
     resolve?.(data);
   }
-  next(label) {
-    return new Promise((resolve) => { this.waiting[label] = resolve; });
+  next(role) {
+    return new Promise((resolve) => { this.waiting[role] = resolve; });
   }
   async bulk(total, size) {
     const began = performance.now();

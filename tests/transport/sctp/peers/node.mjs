@@ -1,7 +1,7 @@
 // A libdatachannel peer, driven by one JSON command per line.
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
-import { Near, serve } from "./core.mjs";
+import { LABELS, Near, serve } from "./core.mjs";
 
 const { PeerConnection } = createRequire(`${process.argv[2]}/`)("node-datachannel").default ??
   createRequire(`${process.argv[2]}/`)("node-datachannel");
@@ -31,10 +31,10 @@ const commands = {
   async offer() {
     began = performance.now();
     const waits = [];
-    for (const label of ["echo", "sink", "source"]) {
+    for (const [role, label] of Object.entries(LABELS)) {
       const dc = pc.createDataChannel(label);
-      channels[label] = wrap(dc);
-      dc.onMessage((data) => near.got(label, data));
+      channels[role] = wrap(dc);
+      dc.onMessage((data) => near.got(role, data));
       waits.push(new Promise((resolve) => dc.onOpen(resolve)));
     }
     opened = Promise.all(waits).then(() => (performance.now() - began) / 1000);

@@ -24,10 +24,10 @@ window.makePeer = () => {
     pc,
     async offer() {
       const began = performance.now(), waits = [];
-      for (const label of ["echo", "sink", "source"]) {
+      for (const [role, label] of Object.entries(LABELS)) {
         const dc = pc.createDataChannel(label);
-        channels[label] = wrapChannel(dc);
-        dc.onmessage = (event) => near.got(label, event.data);
+        channels[role] = wrapChannel(dc);
+        dc.onmessage = (event) => near.got(role, event.data);
         waits.push(new Promise((resolve) => { dc.onopen = resolve; }));
       }
       opened = Promise.all(waits).then(() => (performance.now() - began) / 1000);

@@ -33,7 +33,8 @@ from doorstep.transport import sdp
 from doorstep.transport.webrtc import Peer
 
 HIGH = 1 << 20
-LABELS = ("echo", "sink", "source")
+LABELS = {"echo": "terminal-io", "sink": "sink", "source": "source"}
+"""By role: our road knows keystrokes by their label. The same in ``core.mjs``."""
 
 
 class OpenPeer(Peer):
@@ -138,29 +139,29 @@ class Near:
 
     def __init__(self, peer: Any) -> None:
         self._loop = asyncio.get_running_loop()
-        self.channels = {label: peer.open(label) for label in LABELS}
+        self.channels = {role: peer.open(label) for role, label in LABELS.items()}
         self.opened = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[Any]] = {}
         self._pulled = self._wanted = 0
-        for label, channel in self.channels.items():
+        for role, channel in self.channels.items():
             channel.on("open", self._one_open)
-            channel.on("message", lambda data, label=label: self._got(label, data))
+            channel.on("message", lambda data, role=role: self._got(role, data))
 
     def _one_open(self) -> None:
         if all(channel.readyState == "open" for channel in self.channels.values()):
             self.opened.set()
 
-    def _got(self, label: str, data: bytes | str) -> None:
-        if label == "source":
+    def _got(self, role: str, data: bytes | str) -> None:
+        if role == "source":
             self._pulled += len(data)
             if self._pulled < self._wanted:
                 return
-        if (waiter := self._waiting.pop(label, None)) is not None:
+        if (waiter := self._waiting.pop(role, None)) is not None:
             waiter.set_result(data)
 
-    def _next(self, label: str) -> asyncio.Future[Any]:
-        self._waiting[label] = self._loop.create_future()
-        return self._waiting[label]
+    def _next(self, role: str) -> asyncio.Future[Any]:
+        self._waiting[role] = self._loop.create_future()
+        return self._waiting[role]
 
     async def bulk(self, total: int, size: int) -> float:
         began = time.perf_counter()

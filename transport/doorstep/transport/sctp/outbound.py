@@ -221,7 +221,7 @@ class Outbound:
         window = congestion.window
         allowance = self._pacer.allowance(now, window, self.round_trips.smoothed, congestion.slow_start)
         before = outstanding.flight
-        limit = min(window, self.peer_window)
+        limit = min(congestion.for_bulk, self.peer_window)
         burst = before + (BURST * self._fragment if allowance is None else allowance)
         bundle = Bundle(self._outlet, HEADER + DATA_HEADER + self._fragment)
         if head:

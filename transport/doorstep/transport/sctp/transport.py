@@ -172,7 +172,7 @@ class SctpTransport(AsyncIOEventEmitter):
         self._turning = True
         self._hurried = False
         association = self.association
-        association.outbound.congestion.calm(self._ours.time() < self._calm_until)
+        association.outbound.congestion.calm = self._ours.time() < self._calm_until
         try:
             if association.events:
                 self._drain()
