@@ -11,6 +11,7 @@ import type { Bytes } from "../protocol/proof.ts";
 import { Handshake, makeEphemeral, type Prover, type SealedChannel } from "../protocol/seal.ts";
 import type { Timing } from "../protocol/timing.ts";
 import { BroadcastLink, type OwnSignaling } from "./broadcast_link.ts";
+import { Farewell } from "./farewell.ts";
 import { limited } from "./relay_socket.ts";
 import type { Receiver, Traits, Wire, WireStats } from "./wire.ts";
 
@@ -84,7 +85,7 @@ export class BroadcastWire implements Wire {
     private readonly outbox: Bytes[];
     private readonly roads = LANES.map((lane) => ({ lane, queue: [] as Bytes[], buffered: 0 }));
     private readonly waiting = new Set<() => void>();
-    private last: Bytes | null = null;
+    private readonly last = new Farewell();
     private started = false;
     private reason: string | null = null;
     private end: (reason: string) => void = () => undefined;
@@ -138,18 +139,14 @@ export class BroadcastWire implements Wire {
     }
 
     prepareFarewell(frame: Frame): void {
-        this.channel.sealFarewell(encode(frame)).then(
-            (sealed) => {
-                this.last = sealed;
-            },
-            (error: Error) => this.fail(error),
-        );
+        this.last.prepare(this.channel, frame, (error) => this.fail(error));
     }
 
     /** What waits is lost: it is not sealed yet. */
     farewell(): boolean {
-        if (this.reason !== null || !this.last) return false;
-        this.link.farewell(this.last);
+        const { sealed } = this.last;
+        if (this.reason !== null || !sealed) return false;
+        this.link.farewell(sealed);
         void this.link.close();
         this.finish("left", true);
         return true;

@@ -8,9 +8,9 @@ import { ProtocolError, WireClosed } from "../protocol/errors.ts";
 import { decode, encode, type Frame, type Role } from "../protocol/frames.ts";
 import { type Lane, REQUIRED_LANES } from "../protocol/lanes.ts";
 import { LANE_HIGH_WATER, LANE_LIMIT, LANE_LOW_WATER, MAX_FRAME } from "../protocol/limits.ts";
-import type { Bytes } from "../protocol/proof.ts";
 import { Handshake, makeEphemeral, type Prover, type SealedChannel } from "../protocol/seal.ts";
 import type { Timing } from "../protocol/timing.ts";
+import { Farewell } from "./farewell.ts";
 import { limited, type OpenSocket, RelaySocket, type Token } from "./relay_socket.ts";
 import type { Receiver, Wire, WireStats } from "./wire.ts";
 
@@ -85,7 +85,7 @@ export class RelayWire implements Wire {
     private readonly window = new BulkWindow(now());
     private readonly taken = new BulkTaken(now());
     private tellTaken = false;
-    private last: Bytes | null = null;
+    private readonly last = new Farewell();
     private started = false;
     private reason: string | null = null;
     private flushing = false;
@@ -144,18 +144,14 @@ export class RelayWire implements Wire {
     }
 
     prepareFarewell(frame: Frame): void {
-        this.channel.sealFarewell(encode(frame)).then(
-            (sealed) => {
-                this.last = sealed;
-            },
-            (error: Error) => this.fail(error),
-        );
+        this.last.prepare(this.channel, frame, (error) => this.fail(error));
     }
 
     /** What waits is lost: it is not sealed yet. */
     farewell(): boolean {
-        if (this.reason !== null || !this.last) return false;
-        this.socket.send(this.last).catch((error: Error) => console.debug("farewell:", error.message));
+        const { sealed } = this.last;
+        if (this.reason !== null || !sealed) return false;
+        this.socket.send(sealed).catch((error: Error) => console.debug("farewell:", error.message));
         this.finish("left");
         return true;
     }

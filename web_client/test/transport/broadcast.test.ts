@@ -65,7 +65,7 @@ describe("broadcast wire", { timeout: 2 * PATIENCE }, () => {
         const last: Frame = { kind: "reset", streamId: 0, code: "closed", message: "gone" };
         expect(client.farewell()).toBe(false);
         client.prepareFarewell(last);
-        await until(() => expect(client).toHaveProperty("last", expect.any(Uint8Array)));
+        await until(() => expect(client).toHaveProperty("last.sealed", expect.any(Uint8Array)));
         const before = bus.said.length;
         expect(client.farewell()).toBe(true);
         expect(bus.said.length).toBeGreaterThan(before);

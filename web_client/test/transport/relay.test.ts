@@ -135,7 +135,7 @@ describe("relay wire", () => {
         const last: Frame = { kind: "reset", streamId: 0, code: "closed", message: "gone" };
         expect(client.farewell()).toBe(false); // it was not made ready
         client.prepareFarewell(last);
-        await vi.waitFor(() => expect(client).toHaveProperty("last", expect.any(Uint8Array)));
+        await vi.waitFor(() => expect(client).toHaveProperty("last.sealed", expect.any(Uint8Array)));
         client.send("control", data(0));
         await vi.waitFor(() => expect(got).toHaveLength(1));
         const left: Bytes[] = [];
