@@ -20,6 +20,7 @@ from doorstep.testing.leaks import no_leaks
 from doorstep.transport.signaling import ChannelSpec
 
 from .door import AGENT, USER, Door
+from .way import NoPeer
 
 SESSION = SessionId("session-1")
 FAST = Timing(retry_pause=0.05, ready=0.5, answer=0.5, ice=3, total=20)
@@ -189,18 +190,6 @@ async def test_a_message_for_another_session_is_ignored() -> None:
     assert S.CREATING_OFFER not in observed.states
     await signaling.close()
     await other.close()
-
-
-class NoPeer:
-    """Virtual time knows no sockets and threads, which a real peer needs; these tests never connect."""
-
-    on_candidate = None
-
-    async def create_offer(self) -> str:
-        return "v=0\r\na=ice-ufrag:abcd\r\n"
-
-    async def close(self) -> None:
-        return None
 
 
 async def _no_peer(servers: Sequence[object]) -> Any:

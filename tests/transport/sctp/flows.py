@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from random import Random
 from typing import Any
 
@@ -75,7 +76,7 @@ class Late(Sctp):
         return self.near.take_packets(), self.far.take_packets()
 
 
-class Tcp:
+class Tcp(ABC):
     """A bulk flow of TCP: acknowledges every second segment, knows a loss after three more."""
 
     KEPT = 0.5
@@ -148,8 +149,9 @@ class Tcp:
     def cut(self) -> None:
         self.window = self.threshold = max(2.0, self.window * self.KEPT)
 
+    @abstractmethod
     def grow(self, now: float) -> None:
-        raise NotImplementedError
+        """One more packet has arrived."""
 
 
 class Reno(Tcp):

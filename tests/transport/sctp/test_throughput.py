@@ -85,20 +85,20 @@ class LossOnly(Congestion):
             self.window = self.threshold = max(self.window // 2, self._least)
 
 
-def stranger(end: Any) -> None:
-    """Take the peer of ``end`` for one of another make."""
-    end.association.handshake.peer_is_ours = False
-    end.association.inbound.know(False, 0.05)
+def from_another_make(pair: Any) -> None:
+    """Begin, and send without end, as a peer that only stops at losses, and that is not known as ours."""
+    outbound = pair.near.association.outbound
+    outbound.congestion = LossOnly(outbound.round_trips, PACKET)
+    pair.start()
+    pair.far.association.handshake.peer_is_ours = False
+    pair.far.association.inbound.know(False, 0.05)
+    fill(pair.near)
 
 
 @pytest.mark.parametrize(("rate", "rtt"), [(100e6, 0.05), (20e6, 0.05), (20e6, 0.02), (5e6, 0.05)])
 def test_who_only_stops_at_losses_is_told_in_time(virtual: Any, rate: float, rtt: float) -> None:
     pair = virtual(Conditions(rate=rate, delay=rtt / 2, queue=0.1))
-    outbound = pair.near.association.outbound
-    outbound.congestion = LossOnly(outbound.round_trips, PACKET)
-    pair.start()
-    stranger(pair.far)
-    fill(pair.near)
+    from_another_make(pair)
     pair.run(2)
     before = pair.far.bytes
     pair.run(4)
@@ -109,11 +109,7 @@ def test_who_only_stops_at_losses_is_told_in_time(virtual: Any, rate: float, rtt
 def test_the_round_trip_of_the_empty_path_is_not_forgotten(virtual: Any) -> None:
     """The peer's own queue stands for minutes: it is not taken for the path."""
     pair = virtual(Conditions(rate=5e6, delay=0.025, queue=0.1))
-    outbound = pair.near.association.outbound
-    outbound.congestion = LossOnly(outbound.round_trips, PACKET)
-    pair.start()
-    stranger(pair.far)
-    fill(pair.near)
+    from_another_make(pair)
     pair.run(45)
     assert pair.there.dropped == 0
     assert pair.far.bytes * 8 > 0.95 * 45 * PAYLOAD * 5e6
@@ -121,11 +117,7 @@ def test_the_round_trip_of_the_empty_path_is_not_forgotten(virtual: Any) -> None
 
 def test_sacks_are_frequent_until_the_path_is_full(virtual: Any) -> None:
     pair = virtual(Conditions(rate=100e6, delay=0.025, queue=0.1))
-    outbound = pair.near.association.outbound
-    outbound.congestion = LossOnly(outbound.round_trips, PACKET)
-    pair.start()
-    stranger(pair.far)
-    fill(pair.near)
+    from_another_make(pair)
     data, sacks = [0, 0], [0, 0]
     for part, seconds in enumerate((0.3, 2.0)):
         before = pair.there.carried, pair.back.carried
@@ -137,11 +129,7 @@ def test_sacks_are_frequent_until_the_path_is_full(virtual: Any) -> None:
 
 def test_a_longer_path_is_not_taken_for_a_queue(virtual: Any) -> None:
     pair = virtual(Conditions(rate=20e6, delay=0.01, queue=0.1))
-    outbound = pair.near.association.outbound
-    outbound.congestion = LossOnly(outbound.round_trips, PACKET)
-    pair.start()
-    stranger(pair.far)
-    fill(pair.near)
+    from_another_make(pair)
     pair.run(3)
     pair.there.conditions = Conditions(rate=20e6, delay=0.06, queue=0.1)
     pair.run(2)
