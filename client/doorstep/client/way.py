@@ -133,6 +133,7 @@ class _Coming:
 
     def nobody_knocks(self, why: str, patience: float) -> None:
         """It has so many seconds from its last promise; without one it does not come."""
+        self.again()
         if self._promised is None:
             self.give_up(why)
         else:
